@@ -1,0 +1,76 @@
+// kv_cache.hpp: the interface an attention loop is written against, so that AsymKVCache, DenseKVCache<T> and any other
+// cache are exchanged in one line. A step is, per layer: append, then attend.
+#pragma once
+
+#include "asymkv/attention/parameters.hpp"
+#include "asymkv/status.hpp"
+#include "asymkv/tensor.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// Sizes of a cache. layers and kv_heads in 1..65536, dims in 1..1024; key_dim != value_dim is allowed.
+struct CacheShape {
+  Index layers = 0;
+  Index kv_heads = 0;
+  Index key_dim = 0;
+  Index value_dim = 0;
+};
+
+/// Everything a cache holds from its allocator, in bytes; total() equals what the allocator handed out.
+struct CacheBytes {
+  Index keys = 0;     ///< sealed pages (packed codes and metadata)
+  Index values = 0;   ///< sealed pages (packed codes and metadata)
+  Index dense = 0;    ///< full-precision tokens: residual window, f16 and f32 layers, dense caches
+  Index scratch = 0;  ///< working memory of attend
+  Index tables = 0;   ///< bookkeeping: layers, page tables
+  Index total() const noexcept { return keys + values + dense + scratch + tables; }
+};
+
+/// A key/value cache of one sequence. Not thread-safe: one call at a time per cache. Every call that fails leaves the
+/// cache as it was.
+class KVCache {
+ public:
+  virtual ~KVCache() = default;
+
+  virtual const CacheShape& shape() const noexcept = 0;
+
+  /// Adds tokens to a layer. keys [tokens, kv_heads, key_dim] after RoPE, values [tokens, kv_heads, value_dim], f32,
+  /// f16 or bf16, any strides; any number of tokens, 0 included. The type of the first append holds until clear().
+  /// Errors: invalid_argument (shape, null data, changed type), out_of_range (layer), non_finite, overflow (beyond what
+  /// the layer's format holds), out_of_memory.
+  virtual Status append(Index layer, const ConstTensor& keys, const ConstTensor& values) noexcept = 0;
+
+  /// Attention of the layer's last `queries.tokens` tokens over all its tokens. queries [n, heads, key_dim], output
+  /// [n, heads, value_dim], heads a multiple of kv_heads (query head h reads kv head h / (heads/kv_heads)); n is at
+  /// least 1 and at most length(layer). Allocates nothing. Errors: invalid_argument, out_of_range, non_finite,
+  /// overflow; then output is untouched.
+  virtual Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
+                        const AttentionParams& params = {}) noexcept = 0;
+
+  /// Reads keys (values) of tokens first..first+out.tokens-1 of one kv head back as the attention sees them;
+  /// out [count, 1, dim]. Errors: invalid_argument, out_of_range.
+  virtual Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
+  virtual Status values(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
+
+  /// Quantizes at once what the next append would quantize first. Nothing to do for dense caches.
+  virtual Status seal() noexcept = 0;
+
+  /// Tokens of one layer (0 for a layer that does not exist); and the least of all layers.
+  virtual Index length(Index layer) const noexcept = 0;
+  Index length() const noexcept {
+    Index least = length(0);
+    for (Index layer = 1; layer < shape().layers; ++layer)
+      if (length(layer) < least) least = length(layer);
+    return least;
+  }
+
+  /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before. `tokens` is at most
+  /// length(), so that trim(length()) repairs a step that broke off between layers.
+  virtual Status trim(Index tokens) noexcept = 0;
+  /// Drops all tokens and gives their memory back.
+  virtual void clear() noexcept = 0;
+
+  virtual CacheBytes bytes() const noexcept = 0;
+};
+
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,128 @@
+// memory.hpp: memory of a cache. Everything comes from the caller's Allocator; Buffer and Array own it, report their
+// exact bytes, and say by false, not by a throw, that there was none.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "asymkv/scalar.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// Where a cache gets its memory. allocate returns `bytes` bytes aligned to 64, or null; deallocate gets the same
+/// pointer and size back. Both are called with `context`, from the thread that calls the cache.
+struct Allocator {
+  void* (*allocate)(void* context, std::size_t bytes) = [](void*, std::size_t bytes) -> void* {
+    return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  };
+  void (*deallocate)(void* context, void* memory, std::size_t bytes) = [](void*, void* memory, std::size_t) {
+    std::free(memory);
+  };
+  void* context = nullptr;
+};
+
+/// Zero-filled block of bytes, 64-byte aligned; moves, does not copy.
+class Buffer {
+ public:
+  Buffer() noexcept = default;
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) allocator_.deallocate(allocator_.context, data_, std::size_t(bytes_));
+  }
+
+  /// Replaces the block by one of `bytes` zeros; false, and nothing changed, if there is no memory. 0 frees.
+  [[nodiscard]] bool allocate(Index bytes, const Allocator& allocator) noexcept {
+    Buffer fresh;
+    fresh.allocator_ = allocator;
+    if (bytes > 0) {
+      fresh.data_ = static_cast<unsigned char*>(allocator.allocate(allocator.context, std::size_t(bytes)));
+      if (fresh.data_ == nullptr) return false;
+      std::memset(fresh.data_, 0, std::size_t(bytes));
+      fresh.bytes_ = bytes;
+    }
+    swap(fresh);
+    return true;
+  }
+
+  unsigned char* data() noexcept { return data_; }
+  const unsigned char* data() const noexcept { return data_; }
+  Index bytes() const noexcept { return bytes_; }
+  void swap(Buffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    std::swap(allocator_, other.allocator_);
+  }
+
+ private:
+  unsigned char* data_ = nullptr;
+  Index bytes_ = 0;
+  Allocator allocator_{};
+};
+
+/// Growable array of T over a Buffer.
+template <class T>
+class Array {
+ public:
+  Array() noexcept = default;
+  Array(Array&& other) noexcept { swap(other); }
+  Array& operator=(Array&& other) noexcept {
+    Array taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  ~Array() { shrink(0); }
+
+  /// Makes room for `count` elements in all; false, and nothing changed, if there is no memory.
+  [[nodiscard]] bool reserve(Index count, const Allocator& allocator) noexcept {
+    if (count <= capacity()) return true;
+    Buffer fresh;
+    if (!fresh.allocate(count * Index(sizeof(T)), allocator)) return false;
+    T* to = reinterpret_cast<T*>(fresh.data());
+    for (Index i = 0; i < size_; ++i) {
+      new (to + i) T(std::move((*this)[i]));
+      (*this)[i].~T();
+    }
+    memory_.swap(fresh);
+    return true;
+  }
+  /// Appends; requires size() < capacity().
+  void push(T&& value) noexcept { new (begin() + size_++) T(std::move(value)); }
+  /// Destroys the elements from `count` on.
+  void shrink(Index count) noexcept {
+    while (size_ > count) (*this)[--size_].~T();
+  }
+  /// Destroys all elements and gives the memory back.
+  void reset() noexcept {
+    shrink(0);
+    memory_ = Buffer();
+  }
+
+  Index size() const noexcept { return size_; }
+  Index capacity() const noexcept { return memory_.bytes() / Index(sizeof(T)); }
+  Index bytes() const noexcept { return memory_.bytes(); }
+  T* begin() noexcept { return reinterpret_cast<T*>(memory_.data()); }
+  T* end() noexcept { return begin() + size_; }
+  const T* begin() const noexcept { return reinterpret_cast<const T*>(memory_.data()); }
+  const T* end() const noexcept { return begin() + size_; }
+  T& operator[](Index i) noexcept { return begin()[i]; }
+  const T& operator[](Index i) const noexcept { return begin()[i]; }
+  T& back() noexcept { return begin()[size_ - 1]; }
+  const T& back() const noexcept { return begin()[size_ - 1]; }
+
+ private:
+  void swap(Array& other) noexcept {
+    memory_.swap(other.memory_);
+    std::swap(size_, other.size_);
+  }
+  Buffer memory_;
+  Index size_ = 0;
+};
+
+ASYMKV_NAMESPACE_END
