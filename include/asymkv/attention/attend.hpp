@@ -1,0 +1,164 @@
+// attend.hpp: attention of one layer on packed pages and full-precision tokens: online softmax over spans of at most 128
+// tokens, nothing dequantized beyond a tile. Used by SequenceCache::attend, which has checked all arguments.
+#pragma once
+
+#include <cmath>
+
+#include "asymkv/attention/parameters.hpp"
+#include "asymkv/attention/scratch.hpp"
+#include "asymkv/cache/side_store.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+namespace detail {
+
+/// Attention of up to attention_rows query rows that read one kv head. Row r is query token r / group of the block's
+/// first row on, query head kv_head*group + r % group.
+class RowBlock {
+ public:
+  RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
+           Index kv_head, Index rows) noexcept
+      : kernels_(kernels), keys_(keys), values_(values), scratch_(scratch), kv_head_(kv_head), rows_(rows) {}
+
+  void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
+    std::memset(scratch_.queries(), 0, sizeof(float) * std::size_t(rows_ * scratch_.key_stride()));
+    std::memset(scratch_.sums(), 0, sizeof(float) * std::size_t(rows_ * scratch_.value_stride()));
+    for (Index r = 0; r < rows_; ++r) {
+      const void* from = queries.row((first_row + r) / group, kv_head_ * group + (first_row + r) % group);
+      float* to = scratch_.queries() + r * scratch_.key_stride();
+      for (Index i = 0; i < queries.dim; ++i) to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
+      scratch_.running_max()[r] = -std::numeric_limits<float>::infinity();
+      scratch_.running_sum()[r] = 0.0f;
+    }
+  }
+
+  /// Tokens [0, visible(r)) count for row r; visible grows with r.
+  template <class Visible>
+  void run(Visible visible) noexcept {
+    const Index end = visible(rows_ - 1);
+    for (Index page = 0; page < keys_.pages().size() && keys_.pages()[page].first < end; ++page) {
+      const Index first = keys_.pages()[page].first;
+      clear_scores();
+      packed_scores(page);
+      finish_span(first, keys_.pages()[page].count, visible);
+    }
+    for (Index first = keys_.sealed(); first < end; first += page_tokens) {
+      const Index count = keys_.length() - first < page_tokens ? keys_.length() - first : page_tokens;
+      clear_scores();
+      kernels_.dense_scores(keys_.dense().view(kv_head_, first - keys_.sealed(), count), scratch_.key_stride(),
+                            {scratch_.queries(), scratch_.key_stride(), rows_}, {scratch_.weights(), page_tokens},
+                            scratch_.product());
+      finish_span(first, count, visible);
+    }
+  }
+
+  void store_output(const Tensor& output, Index first_row, Index group) noexcept {
+    for (Index r = 0; r < rows_; ++r) {
+      void* to = output.row((first_row + r) / group, kv_head_ * group + (first_row + r) % group);
+      const float* from = scratch_.sums() + r * scratch_.value_stride();
+      const float inverse = 1.0f / scratch_.running_sum()[r];
+      for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, from[i] * inverse);
+    }
+  }
+
+ private:
+  void clear_scores() noexcept {
+    std::memset(scratch_.weights(), 0, sizeof(float) * std::size_t(rows_ * page_tokens));
+  }
+
+  void packed_scores(Index page) noexcept {
+    const PanelLayout& layout = keys_.layout();
+    const unsigned char* panel = keys_.panel(page, kv_head_);
+    const Index count = keys_.pages()[page].count;
+    const Index groups = (count + layout.group_size - 1) / layout.group_size;
+    expand_metadata(kernels_, layout, panel, groups, scratch_.scales(), scratch_.zero_points());
+    kernels_.packed_product({layout, panel, scratch_.scales(), scratch_.zero_points(), count, layout.depth},
+                            {scratch_.queries(), scratch_.key_stride(), rows_}, {scratch_.weights(), page_tokens},
+                            scratch_.product());
+  }
+
+  template <class Visible>
+  void finish_span(Index first, Index count, Visible visible) noexcept {
+    for (Index r = 0; r < rows_; ++r) {
+      Index seen = visible(r) - first;
+      seen = seen < 0 ? 0 : seen > count ? count : seen;
+      float* row = scratch_.weights() + r * page_tokens;
+      const float factor = kernels_.softmax(row, seen, scratch_.running_max()[r], scratch_.running_sum()[r]);
+      for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
+      if (factor != 1.0f)
+        kernels_.multiply(scratch_.sums() + r * scratch_.value_stride(), scratch_.value_stride(), factor);
+    }
+    add_values(first, first + count);
+  }
+
+  /// sums += weights of tokens [first, end) times their values.
+  void add_values(Index first, Index end) noexcept {
+    Index token = first;
+    for (Index page = first / page_tokens < values_.pages().size() ? first_page(first) : values_.pages().size();
+         token < end && page < values_.pages().size(); ++page) {
+      const Page& p = values_.pages()[page];
+      const Index stop = p.first + p.count < end ? p.first + p.count : end;
+      if (stop > token) packed_values(page, token, stop, first);
+      token = stop > token ? stop : token;
+    }
+    if (token < end) {
+      kernels_.dense_sums(values_.dense().view(kv_head_, token - values_.sealed(), end - token), scratch_.value_stride(),
+                          {scratch_.weights() + (token - first), page_tokens, rows_},
+                          {scratch_.sums(), scratch_.value_stride()}, scratch_.product());
+    }
+  }
+
+  /// The page of the values that holds `token`, or the number of pages. Pages are full but where the cache was trimmed,
+  /// so the guess is right or just too low.
+  Index first_page(Index token) const noexcept {
+    Index page = token / page_tokens;
+    while (page < values_.pages().size() && values_.pages()[page].first + values_.pages()[page].count <= token) ++page;
+    return page;
+  }
+
+  void packed_values(Index page, Index token, Index stop, Index first) noexcept {
+    const PanelLayout& layout = values_.layout();
+    const unsigned char* panel = values_.panel(page, kv_head_);
+    const Index slot = token - values_.pages()[page].first;
+    const float* weights = scratch_.weights();
+    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed
+      weights = scratch_.shifted_weights();
+      for (Index r = 0; r < rows_; ++r) {
+        float* to = scratch_.shifted_weights() + r * page_tokens;
+        std::memset(to, 0, sizeof(float) * std::size_t(page_tokens));
+        std::memcpy(to + slot, scratch_.weights() + r * page_tokens + (token - first),
+                    sizeof(float) * std::size_t(stop - token));
+      }
+    }
+    expand_metadata(kernels_, layout, panel, layout.groups(), scratch_.scales(), scratch_.zero_points());
+    kernels_.packed_product({layout, panel, scratch_.scales(), scratch_.zero_points(), layout.lanes, slot + stop - token},
+                            {weights, page_tokens, rows_}, {scratch_.sums(), scratch_.value_stride()},
+                            scratch_.product());
+  }
+
+  const kernels::Table& kernels_;
+  const SideStore& keys_;
+  const SideStore& values_;
+  AttentionScratch& scratch_;
+  Index kv_head_;
+  Index rows_;
+};
+
+/// Writes softmax(scale * q.K^T) V for every query; scores are kept as base-2 logarithms.
+inline void attend(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, Index kv_heads,
+                   AttentionScratch& scratch, const ConstTensor& queries, const Tensor& output,
+                   const AttentionParams& params, float scale) noexcept {
+  constexpr float log2_e = 1.44269504f;
+  const Index group = queries.heads / kv_heads;
+  const Index length = keys.length();
+  for (Index head = 0; head < kv_heads; ++head)
+    for (Index row = 0; row < queries.tokens * group; row += attention_rows) {
+      const Index rows = queries.tokens * group - row < attention_rows ? queries.tokens * group - row : attention_rows;
+      RowBlock block(kernels, keys, values, scratch, head, rows);
+      block.load_queries(queries, row, group, scale * log2_e);
+      block.run([&](Index r) { return params.causal ? length - queries.tokens + (row + r) / group + 1 : length; });
+      block.store_output(output, row, group);
+    }
+}
+
+}  // namespace detail
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,52 @@
+// scratch.hpp: working memory of the attention, sized once when a cache is created. Used by attend.hpp.
+#pragma once
+
+#include "asymkv/kernels/table.hpp"
+#include "asymkv/memory.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// Query rows (query token x query head of one kv head) that are attended together: enough to share every dequantized
+/// tile many times, few enough that scores and sums stay in the second-level cache.
+constexpr Index attention_rows = 128;
+
+/// Float arrays in one block of memory.
+class AttentionScratch {
+ public:
+  /// For sides with at most `key_floats` and `value_floats` metadata floats (scales and zero points) a panel.
+  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats, const Allocator& allocator) noexcept {
+    key_stride_ = padded_dim(key_dim);
+    value_stride_ = padded_dim(value_dim);
+    const Index deepest = key_stride_ > page_tokens ? key_stride_ : page_tokens;
+    const Index sizes[] = {attention_rows * key_stride_,  attention_rows * page_tokens, attention_rows * page_tokens,
+                           attention_rows * value_stride_, attention_rows,               attention_rows,
+                           round_up(metadata_floats, 16),  round_up(metadata_floats, 16), kernels::product_scratch(deepest)};
+    Index total = 0;
+    for (int i = 0; i < 9; ++i) {
+      offsets_[i] = total;
+      total += sizes[i];
+    }
+    return memory_.allocate(total * Index(sizeof(float)), allocator);
+  }
+
+  Index bytes() const noexcept { return memory_.bytes(); }
+  Index key_stride() const noexcept { return key_stride_; }
+  Index value_stride() const noexcept { return value_stride_; }
+  float* queries() noexcept { return at(0); }
+  float* weights() noexcept { return at(1); }
+  float* shifted_weights() noexcept { return at(2); }
+  float* sums() noexcept { return at(3); }
+  float* running_max() noexcept { return at(4); }
+  float* running_sum() noexcept { return at(5); }
+  float* scales() noexcept { return at(6); }
+  float* zero_points() noexcept { return at(7); }
+  float* product() noexcept { return at(8); }
+
+ private:
+  float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
+  Buffer memory_;
+  Index key_stride_ = 0, value_stride_ = 0;
+  Index offsets_[9] = {};
+};
+
+ASYMKV_NAMESPACE_END

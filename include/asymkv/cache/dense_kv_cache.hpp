@@ -1,0 +1,29 @@
+// dense_kv_cache.hpp: the baseline: a cache that keeps every token as T.
+#pragma once
+
+#include "asymkv/cache/sequence_cache.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// One sequence's cache in float, Eigen::half or Eigen::bfloat16; input of other types is converted when appended.
+template <class T>
+class DenseKVCache final : public detail::SequenceCache {
+ public:
+  /// Errors: as AsymKVCache::create.
+  static Result<DenseKVCache> create(const CacheShape& shape, const CacheOptions& options = {}) noexcept {
+    DenseKVCache cache;
+    Status status = cache.initialize(shape, options, [](Index, Side) {
+      SideConfig config;
+      config.type = ScalarTypeOf<T>::value;
+      config.format.bits = int(8 * scalar_bytes(config.type));
+      return config;
+    });
+    if (!status.ok()) return status;
+    return cache;
+  }
+
+ private:
+  DenseKVCache() noexcept = default;
+};
+
+ASYMKV_NAMESPACE_END

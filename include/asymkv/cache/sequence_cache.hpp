@@ -1,0 +1,278 @@
+// sequence_cache.hpp: what AsymKVCache and DenseKVCache<T> have in common: the layers of one sequence, the checks of
+// every call's arguments, and the order of a step.
+#pragma once
+
+#include "asymkv/attention/attend.hpp"
+#include "asymkv/cache/kv_cache.hpp"
+#include "asymkv/quantize/quantizers.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// What may be chosen about a cache beside its shape and policy.
+struct CacheOptions {
+  /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
+  Index residual_length = 128;
+  /// f16 and f32 sides and dense caches get memory for so many tokens at the first append.
+  Index reserve_tokens = 0;
+  Allocator allocator;
+};
+
+namespace detail {
+
+inline long long number(Index i) noexcept { return static_cast<long long>(i); }
+
+inline Status check_shape(const CacheShape& s) noexcept {
+  if (s.layers < 1 || s.layers > 65536 || s.kv_heads < 1 || s.kv_heads > 65536)
+    return Status::error(ErrorCode::invalid_argument, "shape: %lld layers, %lld kv_heads; both must be in 1..65536",
+                         number(s.layers), number(s.kv_heads));
+  if (s.key_dim < 1 || s.key_dim > 1024 || s.value_dim < 1 || s.value_dim > 1024)
+    return Status::error(ErrorCode::invalid_argument, "shape: key_dim %lld, value_dim %lld; both must be in 1..1024",
+                         number(s.key_dim), number(s.value_dim));
+  return {};
+}
+
+struct Layer {
+  SideStore keys;
+  SideStore values;
+};
+
+class SequenceCache : public KVCache {
+ public:
+  const CacheShape& shape() const noexcept final { return shape_; }
+  Isa isa() const noexcept { return kernels_->isa; }
+
+  Status append(Index layer, const ConstTensor& keys, const ConstTensor& values) noexcept final {
+    if (Status status = check_layer(layer); !status.ok()) return status;
+    Layer& to = layers_[layer];
+    float key_magnitude = 0.0f, value_magnitude = 0.0f;
+    if (Status status = check_input(keys, "keys", to.keys, key_magnitude); !status.ok()) return status;
+    if (Status status = check_input(values, "values", to.values, value_magnitude); !status.ok()) return status;
+    if (values.tokens != keys.tokens)
+      return Status::error(ErrorCode::invalid_argument, "values: %lld tokens, keys have %lld", number(values.tokens),
+                           number(keys.tokens));
+    if (keys.tokens == 0) return {};
+    if (typed_ && (keys.type != key_type_ || values.type != value_type_))
+      return Status::error(ErrorCode::invalid_argument, "keys, values: are %s and %s, earlier ones %s and %s",
+                           scalar_name(keys.type), scalar_name(values.type), scalar_name(key_type_),
+                           scalar_name(value_type_));
+    const Allocator& allocator = allocator_;
+    if (!to.keys.prepare(keys.tokens, keys.type, allocator) || !to.values.prepare(keys.tokens, values.type, allocator)) {
+      to.keys.cancel();
+      to.values.cancel();
+      return Status::error(ErrorCode::out_of_memory, "append: no memory for %lld more tokens of layer %lld",
+                           number(keys.tokens), number(layer));
+    }
+    typed_ = true;
+    key_type_ = keys.type;
+    value_type_ = values.type;
+    to.keys.seal(*kernels_);
+    to.values.seal(*kernels_);
+    to.keys.append(keys);
+    to.values.append(values);
+    to.keys.note_greatest(key_magnitude);
+    to.values.note_greatest(value_magnitude);
+    return {};
+  }
+
+  Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
+                const AttentionParams& params) noexcept final {
+    if (Status status = check_layer(layer); !status.ok()) return status;
+    const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
+    if (Status status = check_queries(layers_[layer], queries, output, scale); !status.ok()) return status;
+    detail::attend(*kernels_, layers_[layer].keys, layers_[layer].values, shape_.kv_heads, scratch_, queries, output,
+                   params, scale);
+    return {};
+  }
+
+  Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept final {
+    return read(layer, kv_head, first, out, Side::keys);
+  }
+  Status values(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept final {
+    return read(layer, kv_head, first, out, Side::values);
+  }
+
+  Status seal() noexcept final {
+    for (Index i = 0; i < layers_.size(); ++i) {
+      SideStore* const sides[] = {&layers_[i].keys, &layers_[i].values};
+      for (SideStore* side : sides)
+        if (!side->prepare(0, side->dense().type(), allocator_)) {
+          for (Index j = 0; j <= i; ++j) {
+            layers_[j].keys.cancel();
+            if (j < i || side == sides[1]) layers_[j].values.cancel();
+          }
+          return Status::error(ErrorCode::out_of_memory, "seal: no memory for the pages of layer %lld", number(i));
+        }
+    }
+    for (Layer& layer : layers_) {
+      layer.keys.seal(*kernels_);
+      layer.values.seal(*kernels_);
+    }
+    return {};
+  }
+
+  using KVCache::length;
+  Index length(Index layer) const noexcept final {
+    return layer >= 0 && layer < layers_.size() ? layers_[layer].keys.length() : 0;
+  }
+
+  Status trim(Index tokens) noexcept final {
+    if (tokens < 0 || tokens > length())
+      return Status::error(ErrorCode::out_of_range, "tokens: cannot trim to %lld, the length is %lld", number(tokens),
+                           number(length()));
+    for (Layer& layer : layers_) {
+      layer.keys.trim(tokens);
+      layer.values.trim(tokens);
+    }
+    return {};
+  }
+
+  void clear() noexcept final {
+    for (Layer& layer : layers_) {
+      layer.keys.clear();
+      layer.values.clear();
+    }
+    typed_ = false;
+  }
+
+  CacheBytes bytes() const noexcept final {
+    CacheBytes bytes;
+    bytes.scratch = scratch_.bytes();
+    bytes.tables = layers_.bytes();
+    for (const Layer& layer : layers_) {
+      bytes.keys += layer.keys.sealed_bytes();
+      bytes.values += layer.values.sealed_bytes();
+      bytes.dense += layer.keys.dense().bytes() + layer.values.dense().bytes();
+      bytes.tables += layer.keys.table_bytes() + layer.values.table_bytes();
+    }
+    return bytes;
+  }
+
+  /// Sealed tokens of a side of a layer, and its pages: for tests and tools that look at stored bytes.
+  const SideStore& side(Index layer, Side side) const noexcept {
+    return side == Side::keys ? layers_[layer].keys : layers_[layer].values;
+  }
+
+ protected:
+  /// side_config(layer, side) gives format and type of each side.
+  template <class SideConfigOf>
+  Status initialize(const CacheShape& shape, const CacheOptions& options, SideConfigOf side_config) noexcept {
+    if (Status status = check_shape(shape); !status.ok()) return status;
+    if (options.reserve_tokens < 0 || options.reserve_tokens > Index(1) << 32)
+      return Status::error(ErrorCode::invalid_argument, "options: reserve_tokens is %lld; use 0..2^32",
+                           number(options.reserve_tokens));
+    if (options.allocator.allocate == nullptr || options.allocator.deallocate == nullptr)
+      return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
+    Result<const kernels::Table*> table = kernels::choose_table();
+    if (!table.ok()) return table.status();
+    shape_ = shape;
+    allocator_ = options.allocator;
+    kernels_ = *table;
+    if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
+    Index metadata_floats = 0;
+    for (Index i = 0; i < shape.layers; ++i) {
+      SideConfig configs[2];
+      for (Side side : {Side::keys, Side::values}) {
+        SideConfig& config = configs[int(side)];
+        config = side_config(i, side);
+        config.side = side;
+        config.heads = shape.kv_heads;
+        config.dim = side == Side::keys ? shape.key_dim : shape.value_dim;
+        config.residual_length = options.residual_length;
+        config.reserve_tokens = options.reserve_tokens;
+        if (!config.format.packed()) continue;
+        if (options.residual_length < config.format.group_size || options.residual_length > Index(1) << 32 ||
+            options.residual_length % config.format.group_size != 0)
+          return Status::error(ErrorCode::invalid_argument,
+                               "options: residual_length is %lld; layer %lld needs a multiple of its group size, %d",
+                               number(options.residual_length), number(i), config.format.group_size);
+        const Index floats = page_layout(config.format, side, config.dim).metadata_bytes() / 4;
+        metadata_floats = floats > metadata_floats ? floats : metadata_floats;
+      }
+      layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
+    }
+    return scratch_.allocate(shape.key_dim, shape.value_dim, metadata_floats, allocator_) ? Status() : no_memory();
+  }
+
+ private:
+  static Status no_memory() noexcept { return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache"); }
+
+  Status check_layer(Index layer) const noexcept {
+    if (layer >= 0 && layer < shape_.layers) return {};
+    return Status::error(ErrorCode::out_of_range, "layer: %lld is not in 0..%lld", number(layer), number(shape_.layers - 1));
+  }
+
+  Status check_input(const ConstTensor& x, const char* name, const SideStore& side, float& magnitude) const noexcept {
+    if (x.tokens < 0 || x.heads != shape_.kv_heads || x.dim != side.dim())
+      return Status::error(ErrorCode::invalid_argument, "%s: shape is [%lld, %lld, %lld], must be [tokens, %lld, %lld]",
+                           name, number(x.tokens), number(x.heads), number(x.dim), number(shape_.kv_heads),
+                           number(side.dim()));
+    if (x.tokens == 0) return {};
+    if (x.data == nullptr) return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
+    if (x.tokens > (Index(1) << 32) - side.length())
+      return Status::error(ErrorCode::out_of_range, "%s: a layer holds at most 2^32 tokens", name);
+    magnitude = greatest_magnitude(*kernels_, x);
+    return check_magnitude(magnitude, side.limit(), name);
+  }
+
+  Status check_queries(const Layer& layer, const ConstTensor& q, const Tensor& out, float scale) const noexcept {
+    const Index length = layer.keys.length();
+    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.heads > 1 << 20 || q.dim != shape_.key_dim)
+      return Status::error(ErrorCode::invalid_argument,
+                           "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]", number(q.tokens),
+                           number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
+    if (q.tokens > length)
+      return Status::error(ErrorCode::out_of_range, "queries: %lld tokens, but the layer has %lld; append comes first",
+                           number(q.tokens), number(length));
+    if (out.tokens != q.tokens || out.heads != q.heads || out.dim != shape_.value_dim)
+      return Status::error(ErrorCode::invalid_argument, "output: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]",
+                           number(out.tokens), number(out.heads), number(out.dim), number(q.tokens), number(q.heads),
+                           number(shape_.value_dim));
+    if (q.data == nullptr || out.data == nullptr)
+      return Status::error(ErrorCode::invalid_argument, "%s: data is null", q.data == nullptr ? "queries" : "output");
+    if (!std::isfinite(scale)) return Status::error(ErrorCode::invalid_argument, "params: scale is not finite");
+    const float magnitude = greatest_magnitude(*kernels_, q);
+    if (Status status = check_magnitude(magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
+      return status;
+    return check_overflow(layer, out.type, double(magnitude) * std::fabs(double(scale)));
+  }
+
+  /// Scores and weighted sums stay finite in float, with a factor of 8 to spare for folded scales.
+  Status check_overflow(const Layer& layer, ScalarType out, double query) const noexcept {
+    constexpr double most = double(std::numeric_limits<float>::max()) / 8.0;
+    const double value = double(layer.values.greatest());
+    if (query * 1.45 > most || query * 1.45 * double(layer.keys.greatest()) * double(shape_.key_dim) > most)
+      return Status::error(ErrorCode::overflow, "queries: scale * |query| up to %g with |key| up to %g overflows float",
+                           query, double(layer.keys.greatest()));
+    if (value * double(layer.keys.length()) > most || (out == ScalarType::f16 && value > 65504.0))
+      return Status::error(ErrorCode::overflow, "output: sums of values up to %g overflow %s", value,
+                           out == ScalarType::f16 ? "f16" : "float");
+    return {};
+  }
+
+  Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which) const noexcept {
+    if (Status status = check_layer(layer); !status.ok()) return status;
+    const SideStore& from = side(layer, which);
+    if (kv_head < 0 || kv_head >= shape_.kv_heads)
+      return Status::error(ErrorCode::out_of_range, "kv_head: %lld is not in 0..%lld", number(kv_head),
+                           number(shape_.kv_heads - 1));
+    if (out.tokens < 0 || out.heads != 1 || out.dim != from.dim() || (out.data == nullptr && out.tokens > 0))
+      return Status::error(ErrorCode::invalid_argument, "out: shape is [%lld, %lld, %lld], must be [count, 1, %lld]",
+                           number(out.tokens), number(out.heads), number(out.dim), number(from.dim()));
+    if (first < 0 || first > from.length() || out.tokens > from.length() - first)
+      return Status::error(ErrorCode::out_of_range, "first: tokens %lld..%lld, but the layer has %lld", number(first),
+                           number(first + out.tokens - 1), number(from.length()));
+    from.read(*kernels_, kv_head, first, out);
+    return {};
+  }
+
+  CacheShape shape_;
+  Allocator allocator_;
+  const kernels::Table* kernels_ = nullptr;
+  Array<Layer> layers_;
+  AttentionScratch scratch_;
+  bool typed_ = false;
+  ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
+};
+
+}  // namespace detail
+ASYMKV_NAMESPACE_END

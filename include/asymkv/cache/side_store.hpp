@@ -1,0 +1,196 @@
+// side_store.hpp: all tokens of one side (keys or values) of one layer: sealed pages, then full-precision tokens. Knows
+// when tokens fall due for sealing (paper section 3). Used by SequenceCache; read by the attention.
+#pragma once
+
+#include <limits>
+
+#include "asymkv/cache/token_buffer.hpp"
+#include "asymkv/quantize/panel_writer.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// How a side is kept. A packed side keeps the input's type in its window; others convert to `type` on the way in.
+struct SideConfig {
+  Side side = Side::keys;
+  Format format;
+  ScalarType type = ScalarType::f32;  ///< of sides that are not packed
+  Index heads = 0, dim = 0;
+  Index residual_length = 128;
+  Index reserve_tokens = 0;
+};
+
+/// Up to page_tokens sealed tokens of all kv heads: one panel a head. Codes never change once written.
+struct Page {
+  Buffer memory;
+  Index first = 0;  ///< token of slot 0
+  Index count = 0;
+};
+
+class SideStore {
+ public:
+  explicit SideStore(const SideConfig& config) noexcept : config_(config) {
+    if (packed()) layout_ = page_layout(config.format, config.side, config.dim);
+    dense_.configure(config.type, config.heads, config.dim);
+  }
+
+  bool packed() const noexcept { return config_.format.packed(); }
+  Side side() const noexcept { return config_.side; }
+  Index dim() const noexcept { return config_.dim; }
+  const PanelLayout& layout() const noexcept { return layout_; }
+  const Array<Page>& pages() const noexcept { return pages_; }
+  const TokenBuffer& dense() const noexcept { return dense_; }
+  Index sealed() const noexcept { return pages_.size() == 0 ? 0 : pages_.back().first + pages_.back().count; }
+  Index length() const noexcept { return sealed() + dense_.count(); }
+  const unsigned char* panel(Index page, Index head) const noexcept {
+    return pages_[page].memory.data() + head * layout_.bytes();
+  }
+  Index page_bytes() const noexcept { return config_.heads * layout_.bytes(); }
+  Index table_bytes() const noexcept { return pages_.bytes(); }
+  Index sealed_bytes() const noexcept { return pages_.size() * page_bytes(); }
+  /// Greatest magnitude ever appended since clear().
+  float greatest() const noexcept { return greatest_; }
+  void note_greatest(float magnitude) noexcept { greatest_ = magnitude > greatest_ ? magnitude : greatest_; }
+
+  /// Largest magnitude that the side holds.
+  float limit() const noexcept {
+    if (packed()) return packed_limit;
+    return config_.type == ScalarType::f16 ? 65504.0f : std::numeric_limits<float>::max();
+  }
+
+  /// Tokens that the next append seals: keys in runs of R, values all but the last R.
+  Index due() const noexcept {
+    const Index r = config_.residual_length;
+    if (!packed()) return 0;
+    return config_.side == Side::keys ? dense_.count() / r * r : dense_.count() > r ? dense_.count() - r : 0;
+  }
+
+  /// Gets all memory that sealing what is due and appending `tokens` of `type` needs. False if there is none; cancel()
+  /// then gives back what was got.
+  [[nodiscard]] bool prepare(Index tokens, ScalarType type, const Allocator& allocator) noexcept {
+    if (dense_.count() == 0 && packed()) {
+      if (type != dense_.type()) dense_.reset();
+      dense_.configure(type, config_.heads, config_.dim);
+    }
+    prepared_pages_ = pages_.size();
+    const Index pages = pages_for(due());
+    const Index size = pages_.size() + pages;
+    if (size > pages_.capacity() && !pages_.reserve(size > 2 * pages_.capacity() ? size : 2 * pages_.capacity(), allocator))
+      return false;
+    for (Index i = 0; i < pages; ++i) {
+      Page page;
+      if (!page.memory.allocate(page_bytes(), allocator)) return false;
+      page.first = length();
+      pages_.push(std::move(page));
+    }
+    if (tokens == 0) return true;
+    next_capacity_ = capacity_for(dense_.count() - due() + tokens);
+    return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
+  }
+  void cancel() noexcept {
+    pages_.shrink(prepared_pages_);
+    next_memory_ = Buffer();
+  }
+
+  /// Quantizes what is due; requires prepare().
+  void seal(const kernels::Table& kernels) noexcept {
+    Index remaining = due();
+    Index page = prepared_pages_ > 0 && slots_left(pages_[prepared_pages_ - 1]) > 0 ? prepared_pages_ - 1 : prepared_pages_;
+    for (; remaining > 0; ++page) {
+      Page& to = pages_[page];
+      if (to.count == 0) to.first = page == 0 ? 0 : pages_[page - 1].first + pages_[page - 1].count;
+      const Index tokens = remaining < page_tokens - to.count ? remaining : page_tokens - to.count;
+      for (Index head = 0; head < config_.heads; ++head) seal_head(kernels, to, head, tokens);
+      to.count += tokens;
+      dense_.drop_front(tokens);
+      remaining -= tokens;
+    }
+  }
+
+  /// Adds tokens at the back; requires prepare() with as many, and seal().
+  void append(const ConstTensor& tokens) noexcept {
+    if (tokens.tokens == 0) return;
+    if (next_memory_.bytes() > 0) dense_.adopt(std::move(next_memory_), next_capacity_);
+    dense_.append(tokens);
+  }
+
+  /// Drops tokens from `tokens` on. A page that is cut inside a group of keys takes no more tokens.
+  void trim(Index tokens) noexcept {
+    if (tokens >= sealed()) {
+      dense_.truncate(tokens - sealed());
+      return;
+    }
+    dense_.truncate(0);
+    while (pages_.size() > 0 && pages_.back().first >= tokens) pages_.shrink(pages_.size() - 1);
+    if (pages_.size() > 0) pages_.back().count = tokens - pages_.back().first;
+  }
+
+  void clear() noexcept {
+    pages_.reset();
+    dense_.reset();
+    greatest_ = 0.0f;
+  }
+
+  /// Dequantized tokens [first, first + out.tokens) of one head.
+  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out) const noexcept {
+    Index token = first;
+    const Index end = first + out.tokens;
+    for (Index p = 0; p < pages_.size() && token < end; ++p) {
+      const Page& page = pages_[p];
+      if (page.first + page.count <= token) continue;
+      const Index stop = page.first + page.count < end ? page.first + page.count : end;
+      read_panel(kernels, config_.side, layout_, panel(p, head), token - page.first, stop - token, out, token - first);
+      token = stop;
+    }
+    for (; token < end; ++token) {
+      const kernels::DenseView row = dense_.view(head, token - sealed(), 1);
+      for (Index i = 0; i < config_.dim; ++i)
+        store_scalar(out.data, out.type, (token - first) * out.token_stride + i * out.dim_stride,
+                     load_scalar(row.data, row.type, i));
+    }
+  }
+
+ private:
+  /// Slots of a page that may still take tokens.
+  Index slots_left(const Page& page) const noexcept {
+    if (config_.side == Side::keys && page.count % config_.format.group_size != 0) return 0;
+    return page_tokens - page.count;
+  }
+  Index pages_for(Index tokens) const noexcept {
+    if (tokens == 0) return 0;
+    const Index open = pages_.size() > 0 ? slots_left(pages_.back()) : 0;
+    return tokens <= open ? 0 : (tokens - open + page_tokens - 1) / page_tokens;
+  }
+  /// A window is resized to what a step needs, at least R + 32 so that single steps rarely move tokens to the front;
+  /// other sides grow by half.
+  Index capacity_for(Index tokens) const noexcept {
+    if (packed()) {
+      const Index usual = config_.residual_length + 32;
+      return tokens > usual ? tokens : usual;
+    }
+    if (tokens <= dense_.capacity()) return dense_.capacity();
+    const Index grown = dense_.capacity() + dense_.capacity() / 2;
+    const Index least = tokens > grown ? tokens : grown;
+    return least > config_.reserve_tokens ? least : config_.reserve_tokens;
+  }
+  void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens) noexcept {
+    const kernels::DenseView from = dense_.view(head, 0, tokens);
+    const PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
+    unsigned char* panel = page.memory.data() + head * layout_.bytes();
+    if (config_.side == Side::keys)
+      write_panel(kernels, config_.format, layout_, panel, source, page.count, tokens, 0, config_.dim);
+    else
+      write_panel(kernels, config_.format, layout_, panel, source, 0, config_.dim, page.count, tokens);
+  }
+
+  SideConfig config_;
+  PanelLayout layout_;
+  Array<Page> pages_;
+  TokenBuffer dense_;
+  float greatest_ = 0.0f;
+  // between prepare and append
+  Index prepared_pages_ = 0;
+  Index next_capacity_ = 0;
+  Buffer next_memory_;
+};
+
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,87 @@
+// token_buffer.hpp: full-precision tokens of one side of one layer, contiguous per kv head. Holds the residual window of
+// a packed side, and all tokens of an f16 or f32 side or of a dense cache.
+#pragma once
+
+#include "asymkv/kernels/table.hpp"
+#include "asymkv/memory.hpp"
+#include "asymkv/tensor.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// [kv_heads][capacity][padded_dim], a queue: tokens come in at the back and leave at the front. Rows are padded with
+/// zeros to a multiple of 16 elements.
+class TokenBuffer {
+ public:
+  void configure(ScalarType type, Index heads, Index dim) noexcept {
+    type_ = type;
+    heads_ = heads;
+    dim_ = dim;
+  }
+
+  ScalarType type() const noexcept { return type_; }
+  Index count() const noexcept { return count_; }
+  Index capacity() const noexcept { return capacity_; }
+  Index bytes() const noexcept { return memory_.bytes(); }
+  Index bytes_for(Index capacity) const noexcept { return heads_ * capacity * row_bytes(); }
+
+  /// Moves the tokens into `memory`, which has bytes_for(capacity) zero bytes and room for count() tokens.
+  void adopt(Buffer memory, Index capacity) noexcept {
+    for (Index head = 0; head < heads_ && count_ > 0; ++head)
+      std::memcpy(memory.data() + head * capacity * row_bytes(), row(head, 0), std::size_t(count_ * row_bytes()));
+    memory_ = std::move(memory);
+    capacity_ = capacity;
+    begin_ = 0;
+  }
+
+  /// Adds tokens at the back; requires count() + tokens <= capacity().
+  void append(const ConstTensor& tokens) noexcept {
+    if (begin_ + count_ + tokens.tokens > capacity_) move_to_front();
+    for (Index head = 0; head < heads_; ++head)
+      for (Index t = 0; t < tokens.tokens; ++t) {
+        unsigned char* to = row(head, count_ + t);
+        const void* from = tokens.row(t, head);
+        if (tokens.type == type_ && tokens.dim_stride == 1)
+          std::memcpy(to, from, std::size_t(dim_ * scalar_bytes(type_)));
+        else
+          for (Index i = 0; i < dim_; ++i)
+            store_scalar(to, type_, i, load_scalar(from, tokens.type, i * tokens.dim_stride));
+      }
+    count_ += tokens.tokens;
+  }
+
+  void drop_front(Index tokens) noexcept {
+    begin_ += tokens;
+    count_ -= tokens;
+    if (count_ == 0) begin_ = 0;
+  }
+  void truncate(Index tokens) noexcept {
+    count_ = tokens;
+    if (count_ == 0) begin_ = 0;
+  }
+  void reset() noexcept {
+    memory_ = Buffer();
+    capacity_ = count_ = begin_ = 0;
+  }
+
+  kernels::DenseView view(Index head, Index first, Index count) const noexcept {
+    return {const_cast<TokenBuffer*>(this)->row(head, first), type_, padded_dim(dim_), count};
+  }
+
+ private:
+  Index row_bytes() const noexcept { return padded_dim(dim_) * scalar_bytes(type_); }
+  unsigned char* row(Index head, Index token) noexcept {
+    return memory_.data() + (head * capacity_ + begin_ + token) * row_bytes();
+  }
+  void move_to_front() noexcept {
+    for (Index head = 0; head < heads_ && count_ > 0; ++head)
+      std::memmove(memory_.data() + head * capacity_ * row_bytes(), row(head, 0), std::size_t(count_ * row_bytes()));
+    begin_ = 0;
+  }
+
+  Buffer memory_;
+  ScalarType type_ = ScalarType::f32;
+  Index heads_ = 0, dim_ = 0;
+  Index capacity_ = 0, begin_ = 0, count_ = 0;
+};
+
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,53 @@
+// cpu.hpp: which instruction sets the processor and the operating system offer. Reads cpuid and XCR0 itself: a set of
+// registers that the system does not save must not be used, and compilers' builtins differ. Used by dispatch.hpp.
+#pragma once
+
+#include "asymkv/kernels/targets.hpp"
+#if ASYMKV_X86
+#include <cpuid.h>
+#endif
+
+ASYMKV_NAMESPACE_BEGIN
+namespace kernels {
+
+/// Registers that decide: cpuid leaf 1 ecx, leaf 7 ebx, and XCR0 (0 without OSXSAVE).
+struct CpuidWords {
+  std::uint32_t leaf1_ecx = 0;
+  std::uint32_t leaf7_ebx = 0;
+  std::uint64_t xcr0 = 0;
+};
+
+/// Bit `isa` is set where the instruction set can be used; scalar always can.
+constexpr std::uint32_t decode_isas(const CpuidWords& words) noexcept {
+  constexpr std::uint32_t fma_osxsave_avx_f16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+  constexpr std::uint32_t avx2 = 1u << 5;
+  constexpr std::uint32_t avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+  constexpr std::uint64_t ymm_saved = 0x06;
+  constexpr std::uint64_t zmm_saved = 0xe6;
+  std::uint32_t isas = 1u << int(Isa::scalar);
+  if ((words.leaf1_ecx & fma_osxsave_avx_f16c) != fma_osxsave_avx_f16c) return isas;
+  if ((words.leaf7_ebx & avx2) == 0 || (words.xcr0 & ymm_saved) != ymm_saved) return isas;
+  isas |= 1u << int(Isa::avx2);
+  if ((words.leaf7_ebx & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) return isas;
+  if ((words.xcr0 & zmm_saved) != zmm_saved) return isas;
+  return isas | 1u << int(Isa::avx512);
+}
+
+inline CpuidWords read_cpuid() noexcept {
+  CpuidWords words;
+#if ASYMKV_X86
+  std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return words;
+  words.leaf1_ecx = ecx;
+  if (ecx & 1u << 27) {
+    std::uint32_t low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    words.xcr0 = std::uint64_t(high) << 32 | low;
+  }
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) words.leaf7_ebx = ebx;
+#endif
+  return words;
+}
+
+}  // namespace kernels
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,56 @@
+// dispatch.hpp: chooses the kernel table: the best instruction set of the machine, or the one that the environment
+// variable ASYMKV_FORCE_ISA names. Used by the caches and the quantizers.
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+
+#include "asymkv/kernels/cpu.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+namespace kernels {
+
+/// Instruction sets of this machine, as decode_isas gives them. Read once: cpuid traps under virtualisation.
+inline std::uint32_t available_isas() noexcept {
+  static std::atomic<std::uint32_t> known{0};
+  std::uint32_t isas = known.load(std::memory_order_relaxed);
+  if (isas == 0) {
+    isas = decode_isas(read_cpuid());
+    known.store(isas, std::memory_order_relaxed);
+  }
+  return isas;
+}
+
+inline const Table* table_of(Isa isa) noexcept {
+  switch (isa) {
+#if ASYMKV_X86
+    case Isa::avx512: return avx512::table();
+    case Isa::avx2: return avx2::table();
+#endif
+    default: return scalar::table();
+  }
+}
+
+}  // namespace kernels
+
+inline bool isa_supported(Isa isa) noexcept { return (kernels::available_isas() >> int(isa) & 1u) != 0; }
+
+namespace kernels {
+
+/// Errors: invalid_argument (ASYMKV_FORCE_ISA names nothing known), unsupported (this machine lacks it).
+inline Result<const Table*> choose_table() noexcept {
+  const char* forced = std::getenv("ASYMKV_FORCE_ISA");
+  for (int i = isa_count - 1; i >= 0; --i) {
+    const Isa isa = Isa(i);
+    if (forced == nullptr || forced[0] == '\0') {
+      if (isa_supported(isa)) return table_of(isa);
+    } else if (std::strcmp(forced, isa_name(isa)) == 0) {
+      if (isa_supported(isa)) return table_of(isa);
+      return Status::error(ErrorCode::unsupported, "ASYMKV_FORCE_ISA: this machine has no %s", forced);
+    }
+  }
+  return Status::error(ErrorCode::invalid_argument, "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512", forced);
+}
+
+}  // namespace kernels
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,76 @@
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Meanings as in simd/scalar.hpp.
+// Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include guard, no includes.
+
+struct F32x16 {
+  __m512 v;
+};
+struct U32x16 {
+  __m512i v;
+};
+
+constexpr int kAccumulators = 16;
+constexpr int kTiles = 2;
+constexpr int kRows = 8;
+
+inline F32x16 broadcast(float x) { return {_mm512_set1_ps(x)}; }
+inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline F32x16 load_half(const std::uint16_t* p) { return {_mm512_cvtph_ps(load_256(p))}; }
+inline U32x16 load_halfwords(const void* p) { return {_mm512_cvtepu16_epi32(load_256(p))}; }
+inline F32x16 load_bfloat16(const std::uint16_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(load_halfwords(p).v, 16))};
+}
+inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline void store_half(std::uint16_t* p, F32x16 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store_bytes(unsigned char* p, F32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
+}
+inline F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 madd(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
+inline F32x16 round_even(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline F32x16 round_half(F32x16 a) { return {_mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT))}; }
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+inline F32x16 times_power_of_two(F32x16 p, F32x16 n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+inline float sum_lanes(F32x16 a) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+inline float max_lanes(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
+
+inline U32x16 zero_words() { return {_mm512_setzero_si512()}; }
+inline U32x16 load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline U32x16 shift_right(U32x16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+inline U32x16 bit_and(U32x16 a, std::uint32_t mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(int(mask)))}; }
+inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
+inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
+
+template <int Width, int Exponent>
+struct FieldTable {
+  alignas(64) float value[16];
+  constexpr FieldTable() : value() {
+    for (int i = 0; i < 16; ++i) value[i] = float((i & ((1 << Width) - 1)) << Exponent);
+  }
+};
+/// Up to four bits, a permute is mask and conversion in one: it reads the low four bits of each word as an index, and the
+/// table repeats every 2^Width entries.
+template <int Width, int Exponent>
+inline F32x16 field(U32x16 a) {
+  if constexpr (Width <= 4) {
+    static constexpr FieldTable<Width, Exponent> table;
+    return {_mm512_permutexvar_ps(a.v, _mm512_load_ps(table.value))};
+  } else {
+    return {_mm512_cvtepi32_ps(_mm512_slli_epi32(bit_and(a, (1u << Width) - 1u).v, Exponent))};
+  }
+}

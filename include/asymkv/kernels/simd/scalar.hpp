@@ -1,0 +1,139 @@
+// scalar.hpp: the vector layer without vector instructions: 16 lanes as an array. Also the definition, lane for lane, of
+// what the other layers must compute. Included inside namespace kernels::scalar by targets.hpp alone; no include guard,
+// no includes.
+
+struct F32x16 {
+  float v[16];
+};
+struct U32x16 {
+  std::uint32_t v[16];
+};
+
+/// Register budget: result vectors that a product keeps at once.
+constexpr int kAccumulators = 4;
+/// Lane tiles that a product over packed codes handles together.
+constexpr int kTiles = 1;
+/// Most rows of a product over a float tile.
+constexpr int kRows = 4;
+
+template <class Function>
+inline F32x16 each_lane(Function function) {
+  F32x16 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = function(i);
+  return r;
+}
+
+inline F32x16 broadcast(float x) {
+  return each_lane([&](int) { return x; });
+}
+inline F32x16 load(const float* p) {
+  return each_lane([&](int i) { return p[i]; });
+}
+inline F32x16 load_half(const std::uint16_t* p) {
+  return each_lane([&](int i) { return half_to_float(p[i]); });
+}
+inline F32x16 load_bfloat16(const std::uint16_t* p) {
+  return each_lane([&](int i) { return bfloat16_to_float(p[i]); });
+}
+inline void store(float* p, F32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+}
+inline void store_half(std::uint16_t* p, F32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.v[i]);
+}
+/// Lanes are whole numbers 0..255.
+inline void store_bytes(unsigned char* p, F32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);
+}
+inline F32x16 add(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F32x16 sub(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F32x16 mul(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F32x16 div(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] / b.v[i]; });
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+/// a*b + c with one rounding on every instruction set: where stored or read-back bits depend on it.
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return each_lane([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+}
+/// a*b + c with one rounding or two, whichever is fast: for sums.
+inline F32x16 madd(F32x16 a, F32x16 b, F32x16 c) {
+  return each_lane([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+/// Nearest whole number, ties to even; |a| < 2^22. Adding 1.5 * 2^23 leaves the whole part in the low bits.
+inline F32x16 round_even(F32x16 a) {
+  return each_lane([&](int i) {
+    const volatile float shifted = a.v[i] + 12582912.0f;
+    return shifted - 12582912.0f;
+  });
+}
+/// Rounds to binary16 and back.
+inline F32x16 round_half(F32x16 a) {
+  return each_lane([&](int i) { return half_to_float(float_to_half(a.v[i])); });
+}
+/// a < b ? x : y
+inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return each_lane([&](int i) { return a.v[i] < b.v[i] ? x.v[i] : y.v[i]; });
+}
+/// p * 2^n for whole n in -126..127
+inline F32x16 times_power_of_two(F32x16 p, F32x16 n) {
+  return each_lane([&](int i) { return p.v[i] * bits_float(std::uint32_t(int(n.v[i]) + 127) << 23); });
+}
+inline float sum_lanes(F32x16 a) {
+  float s[4];
+  for (int i = 0; i < 4; ++i) s[i] = (a.v[i] + a.v[i + 8]) + (a.v[i + 4] + a.v[i + 12]);
+  return (s[0] + s[2]) + (s[1] + s[3]);
+}
+inline float max_lanes(F32x16 a) {
+  float m = a.v[0];
+  for (int i = 1; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
+  return m;
+}
+
+inline U32x16 zero_words() { return {}; }
+inline U32x16 load_words(const void* p) {
+  U32x16 r;
+  std::memcpy(r.v, p, 64);
+  return r;
+}
+/// 16 halfwords, widened.
+inline U32x16 load_halfwords(const void* p) {
+  std::uint16_t h[16];
+  std::memcpy(h, p, 32);
+  U32x16 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = h[i];
+  return r;
+}
+inline U32x16 shift_right(U32x16 a, int n) {
+  for (int i = 0; i < 16; ++i) a.v[i] >>= n;
+  return a;
+}
+inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
+  for (int i = 0; i < 16; ++i) a.v[i] &= mask;
+  return a;
+}
+inline U32x16 max_words(U32x16 a, U32x16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+inline std::uint32_t max_word(U32x16 a) {
+  std::uint32_t m = 0;
+  for (int i = 0; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
+  return m;
+}
+/// The low Width bits of each word, as float, times 2^Exponent.
+template <int Width, int Exponent>
+inline F32x16 field(U32x16 a) {
+  return each_lane([&](int i) { return float((a.v[i] & ((1u << Width) - 1u)) << Exponent); });
+}

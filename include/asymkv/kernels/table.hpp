@@ -1,0 +1,77 @@
+// table.hpp: the kernels as the rest of the library sees them: plain functions, one table of them per instruction set.
+// A cache keeps a pointer to the table that was chosen when it was created.
+#pragma once
+
+#include "asymkv/quantize/panel.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+constexpr int isa_count = 3;
+constexpr const char* isa_name(Isa isa) noexcept {
+  return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512";
+}
+
+namespace kernels {
+
+/// Rows of floats, `stride` elements apart.
+struct Rows {
+  const float* data;
+  Index stride;
+  Index count;
+};
+struct ResultRows {
+  float* data;
+  Index stride;
+};
+
+/// A panel to multiply with: its codes, its metadata as floats [groups][layout.depth_stride()], and how much of it to
+/// read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
+struct PanelView {
+  PanelLayout layout;
+  const unsigned char* codes;
+  const float* scales;
+  const float* zero_points;
+  Index lanes;
+  Index depth;
+};
+
+/// Full-precision tokens of one kv head: [count][stride], rows padded with zeros to a multiple of 16 elements.
+struct DenseView {
+  const void* data;
+  ScalarType type;
+  Index stride;
+  Index count;
+};
+
+/// Floats of scratch that a product needs: folded rows, or a float tile of 32 lanes.
+constexpr Index product_scratch(Index depth) noexcept { return 32 * (round_up(depth, block_depth) + 1); }
+
+struct Table {
+  Isa isa;
+  /// result[r][lane] += sum over d of rows[r][d] * (code * scale + zero point)
+  void (*packed_product)(const PanelView&, const Rows&, const ResultRows&, float* scratch);
+  /// result[r][t] += rows[r] . token t, over `dim` elements; results are written up to count rounded up to 32.
+  void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
+  /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
+  void (*dense_sums)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
+  /// Scores (base-2 logarithms; room up to count rounded up to 16) become weights exp2(score - max); max and sum run on.
+  /// Returns the factor that earlier sums are to be multiplied with.
+  float (*softmax)(float* scores, Index count, float& max, float& sum);
+  void (*multiply)(float* data, Index count, float factor);
+  /// Exact; count must be a multiple of 16 for half_to_floats.
+  void (*half_to_floats)(const std::uint16_t* from, Index count, float* to);
+  void (*to_floats)(const void* from, ScalarType type, Index count, float* to);
+  /// Dequantizes 16 lanes at `count` depths from the start of a block: out[d][16] = fma(code, scale[d], zero point[d]).
+  void (*dequantize)(int bits, const unsigned char* codes, const float* scales, const float* zero_points, Index count,
+                     float* out);
+  /// Fits and rounds 16 groups at once, one a lane: x[count][16] -> scales[16], zero_points[16], codes[count][16].
+  void (*quantize)(Fit fit, int bits, const float* x, Index count, float* scales, float* zero_points,
+                   unsigned char* codes);
+  /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
+  std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
+};
+
+}  // namespace kernels
+
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,90 @@
+// targets.hpp: compiles the one kernel text once per instruction set. The regions let a unit built without any -m flag
+// hold AVX2 and AVX-512 code; no header is included inside one. Used by dispatch.hpp alone.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "asymkv/kernels/table.hpp"
+
+#if defined(__x86_64__)
+#define ASYMKV_X86 1
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 warns from inside its own AVX-512 header
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#else
+#define ASYMKV_X86 0
+#endif
+
+#if defined(__clang__)
+#define ASYMKV_UNROLL _Pragma("clang loop unroll(full)")
+#define ASYMKV_REGION_AVX2 \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
+#define ASYMKV_REGION_AVX512                                                                                         \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
+#define ASYMKV_REGION_END _Pragma("clang attribute pop")
+#else
+#define ASYMKV_UNROLL _Pragma("GCC unroll 16")
+#define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
+#define ASYMKV_REGION_AVX512 \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\")")
+#define ASYMKV_REGION_END _Pragma("GCC pop_options")
+#endif
+
+ASYMKV_NAMESPACE_BEGIN
+namespace kernels {
+
+namespace scalar {
+constexpr Isa kIsa = Isa::scalar;
+#include "asymkv/kernels/simd/scalar.hpp"
+#include "asymkv/kernels/text/product.inl"
+#include "asymkv/kernels/text/dense.inl"
+#include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/table.inl"
+}  // namespace scalar
+
+#if ASYMKV_X86
+
+ASYMKV_REGION_AVX2
+namespace avx2 {
+constexpr Isa kIsa = Isa::avx2;
+#include "asymkv/kernels/simd/avx2.hpp"
+#include "asymkv/kernels/text/product.inl"
+#include "asymkv/kernels/text/dense.inl"
+#include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/table.inl"
+}  // namespace avx2
+ASYMKV_REGION_END
+
+ASYMKV_REGION_AVX512
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+namespace avx512 {
+constexpr Isa kIsa = Isa::avx512;
+#include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/text/product.inl"
+#include "asymkv/kernels/text/dense.inl"
+#include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/table.inl"
+}  // namespace avx512
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+ASYMKV_REGION_END
+
+#endif
+
+}  // namespace kernels
+ASYMKV_NAMESPACE_END

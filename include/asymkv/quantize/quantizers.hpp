@@ -1,0 +1,104 @@
+// quantizers.hpp: KeyQuantizer<Bits> and ValueQuantizer<Bits>, usable alone on Eigen matrices of one head.
+#pragma once
+
+#include <limits>
+
+#include "asymkv/quantize/quantized_matrix.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+namespace detail {
+
+/// Largest magnitude in a view, as a float; infinity or NaN if there is one.
+inline float greatest_magnitude(const kernels::Table& kernels, const ConstTensor& x) noexcept {
+  std::uint32_t greatest = 0;
+  for (Index token = 0; token < x.tokens; ++token)
+    for (Index head = 0; head < x.heads; ++head) {
+      const Index step = x.dim_stride == 1 ? x.dim : 1;
+      for (Index i = 0; i < x.dim; i += step) {
+        const char* at = static_cast<const char*>(x.row(token, head)) + scalar_bytes(x.type) * i * x.dim_stride;
+        const std::uint32_t bits = kernels.greatest_magnitude(at, x.type, step);
+        greatest = bits > greatest ? bits : greatest;
+      }
+    }
+  if (x.type == ScalarType::f32) return bits_float(greatest);
+  return x.type == ScalarType::f16 ? half_to_float(std::uint16_t(greatest)) : bfloat16_to_float(std::uint16_t(greatest));
+}
+
+/// Whether a format can hold numbers of this magnitude; `argument` is named in the error.
+inline Status check_magnitude(float greatest, float limit, const char* argument) noexcept {
+  if (!(greatest <= std::numeric_limits<float>::max()))
+    return Status::error(ErrorCode::non_finite, "%s: contains NaN or infinity", argument);
+  if (greatest > limit)
+    return Status::error(ErrorCode::overflow, "%s: magnitude %g is above %g, the most this format takes", argument,
+                         double(greatest), double(limit));
+  return {};
+}
+
+}  // namespace detail
+
+/// Round-to-nearest quantizer (paper section 2) with a scale and a zero point per group of `group_size` elements: along
+/// tokens for keys (per channel), along channels for values (per token). Where group_size does not divide the row, the
+/// last group is shorter. Bits in {1..6, 8}.
+template <int Bits, Side kSide>
+class Quantizer {
+  static_assert(is_packed_bits(Bits), "Bits must be 1, 2, 3, 4, 5, 6 or 8");
+
+ public:
+  explicit Quantizer(int group_size = 32, Fit fit = Fit::min_max) noexcept : format_{Bits, group_size, fit, {}} {}
+
+  const Format& format() const noexcept { return format_; }
+
+  /// Quantizes [tokens x channels] of float, Eigen::half or Eigen::bfloat16, any storage order and strides. O(size).
+  /// Errors: invalid_argument (empty matrix, group_size), non_finite, overflow (magnitude above 32752), out_of_memory,
+  /// and what ASYMKV_FORCE_ISA may cause.
+  template <class Derived>
+  Result<QuantizedMatrix> quantize(const Eigen::DenseBase<Derived>& matrix) const noexcept {
+    return quantize(tensor(matrix));
+  }
+
+  /// Writes code * scale + zero point (one rounding) to a matrix of the same shape.
+  /// Errors: invalid_argument (shape, or `quantized` came from another quantizer).
+  template <class Derived>
+  Status dequantize(const QuantizedMatrix& quantized, Eigen::DenseBase<Derived>& out) const noexcept {
+    return dequantize(quantized, tensor(out));
+  }
+
+  Result<QuantizedMatrix> quantize(const ConstTensor& matrix) const noexcept {
+    Result<const kernels::Table*> table = kernels::choose_table();
+    if (!table.ok()) return table.status();
+    Result<QuantizedMatrix> result = QuantizedMatrix::create(kSide, format_, matrix.tokens, matrix.dim);
+    if (!result.ok()) return result;
+    const float greatest = detail::greatest_magnitude(**table, matrix);
+    if (Status status = detail::check_magnitude(greatest, packed_limit, "matrix"); !status.ok()) return status;
+    const PanelLayout& layout = result->layout();
+    write_panel(**table, format_, layout, result->data(),
+                panel_source(kSide, matrix.data, matrix.type, matrix.token_stride, matrix.dim_stride), 0, layout.lanes,
+                0, layout.depth);
+    return result;
+  }
+
+  Status dequantize(const QuantizedMatrix& quantized, const Tensor& out) const noexcept {
+    Result<const kernels::Table*> table = kernels::choose_table();
+    if (!table.ok()) return table.status();
+    if (quantized.side() != kSide || quantized.format() != format_)
+      return Status::error(ErrorCode::invalid_argument, "quantized: made by another quantizer (%s, %d bits, group %d)",
+                           side_name(quantized.side()), quantized.bits(), int(quantized.group_size()));
+    if (out.tokens != quantized.tokens() || out.dim != quantized.channels())
+      return Status::error(ErrorCode::invalid_argument, "out: is %lld x %lld, must be %lld x %lld",
+                           static_cast<long long>(out.tokens), static_cast<long long>(out.dim),
+                           static_cast<long long>(quantized.tokens()), static_cast<long long>(quantized.channels()));
+    read_panel(**table, kSide, quantized.layout(), quantized.data(), 0, quantized.tokens(), out, 0);
+    return {};
+  }
+
+ private:
+  Format format_;
+};
+
+template <int Bits>
+using KeyQuantizer = Quantizer<Bits, Side::keys>;
+template <int Bits>
+using ValueQuantizer = Quantizer<Bits, Side::values>;
+
+ASYMKV_NAMESPACE_END
