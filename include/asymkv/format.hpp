@@ -1,4 +1,5 @@
-// format.hpp: how one side (keys or values) of one layer is stored. Bytes, names, page layout and kernels derive from it.
+// format.hpp: how one side (keys or values) of one layer is stored. Bytes, names, page layout and kernels derive from
+// it.
 #pragma once
 
 #include "asymkv/scalar.hpp"

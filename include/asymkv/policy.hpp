@@ -24,15 +24,16 @@ struct LayerFormat {
 /// A format for keys and for values of every layer of a model.
 class AsymKVPolicy {
  public:
-  /// The paper's rule (section 3): the first `l_k` key layers and the first `l_v` value layers get `high` bits, the rest
-  /// `low`. l_k, l_v in 0..num_layers. Errors: invalid_argument, out_of_range.
+  /// The paper's rule (section 3): the first `l_k` key layers and the first `l_v` value layers get `high` bits, the
+  /// rest `low`. l_k, l_v in 0..num_layers. Errors: invalid_argument, out_of_range.
   static Result<AsymKVPolicy> prefix(Index num_layers, Index l_k, Index l_v, int high = 2, int low = 1);
   /// The same formats in every layer; bits in {1..6, 8, 16, 32}, 16 and 32 meaning f16 and f32.
   static Result<AsymKVPolicy> uniform(Index num_layers, int key_bits, int value_bits);
   /// Any table, one entry a layer.
   static Result<AsymKVPolicy> table(std::vector<LayerFormat> layers);
   /// `float`, `KIVI-b`, `kXvY`, `AsymKV-l_k/l_v`, `AsymKV-high/low-l_k/l_v`, or ranges `a-b:kXvY+c:kXvY` that cover
-  /// every layer once, in order. Errors: invalid_argument with the part of the name that is wrong.
+  /// every layer once, in order; a group size other than 32 stands behind the bits (`k2g64v1g128`).
+  /// Errors: invalid_argument with the part of the name that is wrong.
   static Result<AsymKVPolicy> parse(std::string_view name, Index num_layers);
 
   /// A name that parse() reads back to an equal policy, the shortest of the forms above that fits.

@@ -53,15 +53,27 @@ template <class Derived>
 ConstTensor tensor(const Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
   const Derived& m = matrix.derived();
   const Index dim = heads > 0 && m.cols() % heads == 0 ? Index(m.cols()) / heads : 0;
-  return {m.data(), ScalarTypeOf<typename Derived::Scalar>::value, Index(m.rows()), heads, dim, Index(m.rowStride()),
-          dim * Index(m.colStride()), Index(m.colStride())};
+  return {m.data(),
+          ScalarTypeOf<typename Derived::Scalar>::value,
+          Index(m.rows()),
+          heads,
+          dim,
+          Index(m.rowStride()),
+          dim * Index(m.colStride()),
+          Index(m.colStride())};
 }
 template <class Derived>
 Tensor tensor(Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
   Derived& m = matrix.derived();
   const Index dim = heads > 0 && m.cols() % heads == 0 ? Index(m.cols()) / heads : 0;
-  return {m.data(), ScalarTypeOf<typename Derived::Scalar>::value, Index(m.rows()), heads, dim, Index(m.rowStride()),
-          dim * Index(m.colStride()), Index(m.colStride())};
+  return {m.data(),
+          ScalarTypeOf<typename Derived::Scalar>::value,
+          Index(m.rows()),
+          heads,
+          dim,
+          Index(m.rowStride()),
+          dim * Index(m.colStride()),
+          Index(m.colStride())};
 }
 
 ASYMKV_NAMESPACE_END

@@ -1,5 +1,5 @@
-// attend.hpp: attention of one layer on packed pages and full-precision tokens: online softmax over spans of at most 128
-// tokens, nothing dequantized beyond a tile. Used by SequenceCache::attend, which has checked all arguments.
+// attend.hpp: attention of one layer on packed pages and full-precision tokens: online softmax over spans of at most
+// 128 tokens, nothing dequantized beyond a tile. Used by SequenceCache::attend, which has checked all arguments.
 #pragma once
 
 #include <cmath>
@@ -61,9 +61,7 @@ class RowBlock {
   }
 
  private:
-  void clear_scores() noexcept {
-    std::memset(scratch_.weights(), 0, sizeof(float) * std::size_t(rows_ * page_tokens));
-  }
+  void clear_scores() noexcept { std::memset(scratch_.weights(), 0, sizeof(float) * std::size_t(rows_ * page_tokens)); }
 
   void packed_scores(Index page) noexcept {
     const PanelLayout& layout = keys_.layout();
@@ -101,8 +99,8 @@ class RowBlock {
       token = stop > token ? stop : token;
     }
     if (token < end) {
-      kernels_.dense_sums(values_.dense().view(kv_head_, token - values_.sealed(), end - token), scratch_.value_stride(),
-                          {scratch_.weights() + (token - first), page_tokens, rows_},
+      kernels_.dense_sums(values_.dense().view(kv_head_, token - values_.sealed(), end - token),
+                          scratch_.value_stride(), {scratch_.weights() + (token - first), page_tokens, rows_},
                           {scratch_.sums(), scratch_.value_stride()}, scratch_.product());
     }
   }
@@ -130,9 +128,9 @@ class RowBlock {
       }
     }
     expand_metadata(kernels_, layout, panel, layout.groups(), scratch_.scales(), scratch_.zero_points());
-    kernels_.packed_product({layout, panel, scratch_.scales(), scratch_.zero_points(), layout.lanes, slot + stop - token},
-                            {weights, page_tokens, rows_}, {scratch_.sums(), scratch_.value_stride()},
-                            scratch_.product());
+    kernels_.packed_product(
+        {layout, panel, scratch_.scales(), scratch_.zero_points(), layout.lanes, slot + stop - token},
+        {weights, page_tokens, rows_}, {scratch_.sums(), scratch_.value_stride()}, scratch_.product());
   }
 
   const kernels::Table& kernels_;

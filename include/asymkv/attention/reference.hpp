@@ -1,5 +1,5 @@
-// reference.hpp: attention as the formula says it, in Eigen and double, over what the cache reads back. For tests, and to
-// measure what a format does to the output; short enough to check by eye, and slow.
+// reference.hpp: attention as the formula says it, in Eigen and double, over what the cache reads back. For tests, and
+// to measure what a format does to the output; short enough to check by eye, and slow.
 #pragma once
 
 #include <Eigen/Dense>
@@ -16,7 +16,8 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
   using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const CacheShape& shape = cache.shape();
   const Index length = cache.length(layer);
-  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim || queries.tokens > length)
+  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim ||
+      queries.tokens > length)
     return Status::error(ErrorCode::invalid_argument, "queries: shape does not fit the cache");
   if (output.tokens != queries.tokens || output.heads != queries.heads || output.dim != shape.value_dim)
     return Status::error(ErrorCode::invalid_argument, "output: shape does not fit the queries");
@@ -33,8 +34,7 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
       const Index visible = params.causal ? length - queries.tokens + token + 1 : length;
       Eigen::VectorXd scores = scale * (keys.topRows(visible).cast<double>() * query);
       const Eigen::VectorXd weights = (scores.array() - scores.maxCoeff()).exp();
-      const Eigen::VectorXd result =
-          values.topRows(visible).cast<double>().transpose() * weights / weights.sum();
+      const Eigen::VectorXd result = values.topRows(visible).cast<double>().transpose() * weights / weights.sum();
       for (Index i = 0; i < shape.value_dim; ++i)
         store_scalar(output.row(token, head), output.type, i * output.dim_stride, float(result[i]));
     }

@@ -14,13 +14,20 @@ constexpr Index attention_rows = 128;
 class AttentionScratch {
  public:
   /// For sides with at most `key_floats` and `value_floats` metadata floats (scales and zero points) a panel.
-  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats, const Allocator& allocator) noexcept {
+  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats,
+                              const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);
     value_stride_ = padded_dim(value_dim);
     const Index deepest = key_stride_ > page_tokens ? key_stride_ : page_tokens;
-    const Index sizes[] = {attention_rows * key_stride_,  attention_rows * page_tokens, attention_rows * page_tokens,
-                           attention_rows * value_stride_, attention_rows,               attention_rows,
-                           round_up(metadata_floats, 16),  round_up(metadata_floats, 16), kernels::product_scratch(deepest)};
+    const Index sizes[] = {attention_rows * key_stride_,
+                           attention_rows * page_tokens,
+                           attention_rows * page_tokens,
+                           attention_rows * value_stride_,
+                           attention_rows,
+                           attention_rows,
+                           round_up(metadata_floats, 16),
+                           round_up(metadata_floats, 16),
+                           kernels::product_scratch(deepest)};
     Index total = 0;
     for (int i = 0; i < 9; ++i) {
       offsets_[i] = total;

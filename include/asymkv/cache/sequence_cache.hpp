@@ -56,7 +56,8 @@ class SequenceCache : public KVCache {
                            scalar_name(keys.type), scalar_name(values.type), scalar_name(key_type_),
                            scalar_name(value_type_));
     const Allocator& allocator = allocator_;
-    if (!to.keys.prepare(keys.tokens, keys.type, allocator) || !to.values.prepare(keys.tokens, values.type, allocator)) {
+    if (!to.keys.prepare(keys.tokens, keys.type, allocator) ||
+        !to.values.prepare(keys.tokens, values.type, allocator)) {
       to.keys.cancel();
       to.values.cancel();
       return Status::error(ErrorCode::out_of_memory, "append: no memory for %lld more tokens of layer %lld",
@@ -75,7 +76,7 @@ class SequenceCache : public KVCache {
   }
 
   Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
-                const AttentionParams& params) noexcept final {
+                const AttentionParams& params = {}) noexcept final {
     if (Status status = check_layer(layer); !status.ok()) return status;
     const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
     if (Status status = check_queries(layers_[layer], queries, output, scale); !status.ok()) return status;
@@ -194,11 +195,14 @@ class SequenceCache : public KVCache {
   }
 
  private:
-  static Status no_memory() noexcept { return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache"); }
+  static Status no_memory() noexcept {
+    return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache");
+  }
 
   Status check_layer(Index layer) const noexcept {
     if (layer >= 0 && layer < shape_.layers) return {};
-    return Status::error(ErrorCode::out_of_range, "layer: %lld is not in 0..%lld", number(layer), number(shape_.layers - 1));
+    return Status::error(ErrorCode::out_of_range, "layer: %lld is not in 0..%lld", number(layer),
+                         number(shape_.layers - 1));
   }
 
   Status check_input(const ConstTensor& x, const char* name, const SideStore& side, float& magnitude) const noexcept {
@@ -217,15 +221,16 @@ class SequenceCache : public KVCache {
   Status check_queries(const Layer& layer, const ConstTensor& q, const Tensor& out, float scale) const noexcept {
     const Index length = layer.keys.length();
     if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.heads > 1 << 20 || q.dim != shape_.key_dim)
-      return Status::error(ErrorCode::invalid_argument,
-                           "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]", number(q.tokens),
-                           number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
+      return Status::error(
+          ErrorCode::invalid_argument, "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]",
+          number(q.tokens), number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
     if (q.tokens > length)
       return Status::error(ErrorCode::out_of_range, "queries: %lld tokens, but the layer has %lld; append comes first",
                            number(q.tokens), number(length));
     if (out.tokens != q.tokens || out.heads != q.heads || out.dim != shape_.value_dim)
-      return Status::error(ErrorCode::invalid_argument, "output: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]",
-                           number(out.tokens), number(out.heads), number(out.dim), number(q.tokens), number(q.heads),
+      return Status::error(ErrorCode::invalid_argument,
+                           "output: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]", number(out.tokens),
+                           number(out.heads), number(out.dim), number(q.tokens), number(q.heads),
                            number(shape_.value_dim));
     if (q.data == nullptr || out.data == nullptr)
       return Status::error(ErrorCode::invalid_argument, "%s: data is null", q.data == nullptr ? "queries" : "output");

@@ -46,7 +46,11 @@ class SideStore {
   }
   Index page_bytes() const noexcept { return config_.heads * layout_.bytes(); }
   Index table_bytes() const noexcept { return pages_.bytes(); }
-  Index sealed_bytes() const noexcept { return pages_.size() * page_bytes(); }
+  Index sealed_bytes() const noexcept {
+    Index bytes = 0;
+    for (const Page& page : pages_) bytes += page.memory.bytes();
+    return bytes;
+  }
   /// Greatest magnitude ever appended since clear().
   float greatest() const noexcept { return greatest_; }
   void note_greatest(float magnitude) noexcept { greatest_ = magnitude > greatest_ ? magnitude : greatest_; }
@@ -74,7 +78,8 @@ class SideStore {
     prepared_pages_ = pages_.size();
     const Index pages = pages_for(due());
     const Index size = pages_.size() + pages;
-    if (size > pages_.capacity() && !pages_.reserve(size > 2 * pages_.capacity() ? size : 2 * pages_.capacity(), allocator))
+    if (size > pages_.capacity() &&
+        !pages_.reserve(size > 2 * pages_.capacity() ? size : 2 * pages_.capacity(), allocator))
       return false;
     for (Index i = 0; i < pages; ++i) {
       Page page;
@@ -94,7 +99,8 @@ class SideStore {
   /// Quantizes what is due; requires prepare().
   void seal(const kernels::Table& kernels) noexcept {
     Index remaining = due();
-    Index page = prepared_pages_ > 0 && slots_left(pages_[prepared_pages_ - 1]) > 0 ? prepared_pages_ - 1 : prepared_pages_;
+    Index page =
+        prepared_pages_ > 0 && slots_left(pages_[prepared_pages_ - 1]) > 0 ? prepared_pages_ - 1 : prepared_pages_;
     for (; remaining > 0; ++page) {
       Page& to = pages_[page];
       if (to.count == 0) to.first = page == 0 ? 0 : pages_[page - 1].first + pages_[page - 1].count;

@@ -1,5 +1,5 @@
-// token_buffer.hpp: full-precision tokens of one side of one layer, contiguous per kv head. Holds the residual window of
-// a packed side, and all tokens of an f16 or f32 side or of a dense cache.
+// token_buffer.hpp: full-precision tokens of one side of one layer, contiguous per kv head. Holds the residual window
+// of a packed side, and all tokens of an f16 or f32 side or of a dense cache.
 #pragma once
 
 #include "asymkv/kernels/table.hpp"

@@ -55,8 +55,8 @@ struct Table {
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
   /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
   void (*dense_sums)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
-  /// Scores (base-2 logarithms; room up to count rounded up to 16) become weights exp2(score - max); max and sum run on.
-  /// Returns the factor that earlier sums are to be multiplied with.
+  /// Scores (base-2 logarithms; room up to count rounded up to 16) become weights exp2(score - max); max and sum run
+  /// on. Returns the factor that earlier sums are to be multiplied with.
   float (*softmax)(float* scores, Index count, float& max, float& sum);
   void (*multiply)(float* data, Index count, float factor);
   /// Exact; count must be a multiple of 16 for half_to_floats.

@@ -27,8 +27,10 @@
 #define ASYMKV_UNROLL _Pragma("clang loop unroll(full)")
 #define ASYMKV_REGION_AVX2 \
   _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
-#define ASYMKV_REGION_AVX512                                                                                         \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
+#define ASYMKV_REGION_AVX512                                                                                          \
+  _Pragma(                                                                                                            \
+      "clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to " \
+      "= function)")
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
 #define ASYMKV_UNROLL _Pragma("GCC unroll 16")
@@ -43,12 +45,14 @@ namespace kernels {
 
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
+// clang-format off: the order counts
 #include "asymkv/kernels/simd/scalar.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
+// clang-format on
 }  // namespace scalar
 
 #if ASYMKV_X86
@@ -56,12 +60,14 @@ constexpr Isa kIsa = Isa::scalar;
 ASYMKV_REGION_AVX2
 namespace avx2 {
 constexpr Isa kIsa = Isa::avx2;
+// clang-format off: the order counts
 #include "asymkv/kernels/simd/avx2.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
+// clang-format on
 }  // namespace avx2
 ASYMKV_REGION_END
 
@@ -72,12 +78,14 @@ ASYMKV_REGION_AVX512
 #endif
 namespace avx512 {
 constexpr Isa kIsa = Isa::avx512;
+// clang-format off: the order counts
 #include "asymkv/kernels/simd/avx512.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
+// clang-format on
 }  // namespace avx512
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop

@@ -1,5 +1,5 @@
-// kivi_layout.hpp: exchange with KIVI's packed layout (1, 2, 4 and 8 bits, one head). For tools that convert caches; the
-// library itself stores panels.
+// kivi_layout.hpp: exchange with KIVI's packed layout (1, 2, 4 and 8 bits, one head). For tools that convert caches;
+// the library itself stores panels.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,8 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// KIVI's arrays of one head; n = 32/bits codes a word, low bits first, consecutive along the row. Rows are channels for
-/// keys (words [channels][tokens/n], metadata [channels][tokens/G]) and tokens for values ([tokens][channels/n],
+/// KIVI's arrays of one head; n = 32/bits codes a word, low bits first, consecutive along the row. Rows are channels
+/// for keys (words [channels][tokens/n], metadata [channels][tokens/G]) and tokens for values ([tokens][channels/n],
 /// [tokens][channels/G]). scales and minima are binary16 bits.
 struct KiviMatrix {
   std::vector<std::uint32_t> words;
@@ -52,7 +52,8 @@ inline Result<KiviMatrix> export_kivi(const QuantizedMatrix& matrix) {
   kivi.minima = kivi.scales;
   const PanelLayout& layout = matrix.layout();
   detail::for_each_kivi(matrix, [&](Index i, Index token, Index channel) {
-    kivi.words[std::size_t(i / per_word)] |= std::uint32_t(matrix.code(token, channel)) << (i % per_word * matrix.bits());
+    kivi.words[std::size_t(i / per_word)] |= std::uint32_t(matrix.code(token, channel))
+                                             << (i % per_word * matrix.bits());
     const Index at = matrix.metadata_index(token, channel);
     kivi.scales[std::size_t(i / matrix.group_size())] = metadata_bits(matrix.data(), layout.scale_offset(), at);
     kivi.minima[std::size_t(i / matrix.group_size())] = metadata_bits(matrix.data(), layout.zero_point_offset(), at);
@@ -63,7 +64,8 @@ inline Result<KiviMatrix> export_kivi(const QuantizedMatrix& matrix) {
 /// Errors: as export_kivi; invalid_argument (array sizes, scales or minima that are not finite), out_of_memory.
 inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, Index tokens, Index channels,
                                            const KiviMatrix& kivi) {
-  Result<QuantizedMatrix> result = QuantizedMatrix::create(side, Format{bits, group_size, Fit::min_max, {}}, tokens, channels);
+  Result<QuantizedMatrix> result =
+      QuantizedMatrix::create(side, Format{bits, group_size, Fit::min_max, {}}, tokens, channels);
   if (!result.ok()) return result;
   if (Status status = detail::check_kivi(bits, side == Side::keys ? tokens : channels, group_size); !status.ok())
     return status;

@@ -1,10 +1,11 @@
 // panel.hpp: the storage layout of quantized keys and values, and the only code that knows where a code lies in it.
 // Used by the quantizers (write), the kernels (read), the policy and the cache (bytes).
 //
-// Scores are q.K^T and outputs are p.V: each is a row times a matrix [depth x lanes], where depth is summed over and each
-// lane is one result. Keys: depth = channels, lanes = tokens. Values: depth = tokens, lanes = channels. Per-channel keys
-// and per-token values then both mean: groups run along the lanes, one scale and zero point per (group, depth). So one
-// layout, one quantizer and one product kernel serve both sides, and the scales fold into the row on the left.
+// Scores are q.K^T and outputs are p.V: each is a row times a matrix [depth x lanes], where depth is summed over and
+// each lane is one result. Keys: depth = channels, lanes = tokens. Values: depth = tokens, lanes = channels.
+// Per-channel keys and per-token values then both mean: groups run along the lanes, one scale and zero point per
+// (group, depth). So one layout, one quantizer and one product kernel serve both sides, and the scales fold into the
+// row on the left.
 //
 //   panel   = codes | scales fp16 [groups][depth_stride] | zero points fp16 [groups][depth_stride] | pad to 64 bytes
 //   codes   = [lane tiles of 16][depth blocks of 32][vectors of 64 bytes], `bits` vectors a block
@@ -118,10 +119,17 @@ inline void insert_codes(const PanelLayout& layout, unsigned char* panel, Index 
   const Planes planes = planes_of(layout.bits);
   unsigned char* high = word + 64 * planes.low;
   switch (planes.low) {
-    case 1: detail::insert_plane<1>(word, half, 0, codes, valid); break;
-    case 2: detail::insert_plane<2>(word, half, 0, codes, valid); break;
-    case 4: detail::insert_plane<4>(word, half, 0, codes, valid); break;
-    default: detail::insert_plane<8>(word, half, 0, codes, valid);
+    case 1:
+      detail::insert_plane<1>(word, half, 0, codes, valid);
+      break;
+    case 2:
+      detail::insert_plane<2>(word, half, 0, codes, valid);
+      break;
+    case 4:
+      detail::insert_plane<4>(word, half, 0, codes, valid);
+      break;
+    default:
+      detail::insert_plane<8>(word, half, 0, codes, valid);
   }
   if (planes.high == 1) detail::insert_plane<1>(high, half, planes.low, codes, valid);
   if (planes.high == 2) detail::insert_plane<2>(high, half, planes.low, codes, valid);

@@ -1,5 +1,5 @@
-// panel_writer.hpp: quantizes a rectangle of tokens x channels into a panel. The one road from numbers to codes: used by
-// the stand-alone quantizers and by the cache when it seals.
+// panel_writer.hpp: quantizes a rectangle of tokens x channels into a panel. The one road from numbers to codes: used
+// by the stand-alone quantizers and by the cache when it seals.
 #pragma once
 
 #include "asymkv/kernels/dispatch.hpp"
@@ -28,7 +28,8 @@ constexpr PanelSource panel_source(Side side, const void* data, ScalarType type,
 namespace detail {
 
 /// x[lane][i] = source(lane, first + i) for i < count, else 0; lanes of one group.
-inline void gather_groups(const kernels::Table& kernels, const PanelSource& source, Index lanes, Index count, float* x) {
+inline void gather_groups(const kernels::Table& kernels, const PanelSource& source, Index lanes, Index count,
+                          float* x) {
   const char* base = static_cast<const char*>(source.data);
   const Index size = scalar_bytes(source.type);
   std::memset(x, 0, sizeof(float) * std::size_t(lanes * tile_lanes));
@@ -44,16 +45,15 @@ inline void gather_groups(const kernels::Table& kernels, const PanelSource& sour
   } else {
     for (Index lane = 0; lane < lanes; ++lane)
       for (Index i = 0; i < count; ++i)
-        x[lane * tile_lanes + i] =
-            load_scalar(base, source.type, lane * source.lane_stride + i * source.depth_stride);
+        x[lane * tile_lanes + i] = load_scalar(base, source.type, lane * source.lane_stride + i * source.depth_stride);
   }
 }
 
 }  // namespace detail
 
-/// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel. `source` is the address of element
-/// (lane, depth); its elements are finite and within packed_limit. `lane` starts a group; the range ends with a group or
-/// with the panel.
+/// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel. `source` is the address of
+/// element (lane, depth); its elements are finite and within packed_limit. `lane` starts a group; the range ends with a
+/// group or with the panel.
 inline void write_panel(const kernels::Table& kernels, const Format& format, const PanelLayout& layout,
                         unsigned char* panel, const PanelSource& source, Index lane, Index lanes, Index depth,
                         Index depths) noexcept {
@@ -64,7 +64,8 @@ inline void write_panel(const kernels::Table& kernels, const Format& format, con
   for (Index d = depth; d < depth + depths;) {
     const Index batch = d / tile_lanes;
     const Index first = d % tile_lanes;
-    const Index last = depth + depths - batch * tile_lanes < tile_lanes ? depth + depths - batch * tile_lanes : tile_lanes;
+    const Index last =
+        depth + depths - batch * tile_lanes < tile_lanes ? depth + depths - batch * tile_lanes : tile_lanes;
     for (Index l = lane; l < lane + lanes; l += layout.group_size) {
       const Index group = l / layout.group_size;
       const Index count = layout.group_lanes(group) < lane + lanes - l ? layout.group_lanes(group) : lane + lanes - l;
@@ -93,7 +94,8 @@ inline void expand_metadata(const kernels::Table& kernels, const PanelLayout& la
                             Index groups, float* scales, float* zero_points) noexcept {
   const Index count = groups * layout.depth_stride();
   kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.scale_offset()), count, scales);
-  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count, zero_points);
+  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
+                         zero_points);
 }
 
 /// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides).
@@ -122,7 +124,8 @@ inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayo
           if (lane < first_lane || lane >= first_lane + lanes) continue;
           const Index token = out_token + (keys ? lane - first_lane : d + i - first_depth);
           const Index channel = keys ? d + i : lane;
-          store_scalar(out.data, out.type, token * out.token_stride + channel * out.dim_stride, values[i * tile_lanes + l]);
+          store_scalar(out.data, out.type, token * out.token_stride + channel * out.dim_stride,
+                       values[i * tile_lanes + l]);
         }
       }
     }

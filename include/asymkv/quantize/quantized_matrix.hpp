@@ -1,5 +1,5 @@
-// quantized_matrix.hpp: a matrix [tokens x channels] of one head as codes, scales and zero points. Made by KeyQuantizer,
-// ValueQuantizer and import_kivi.
+// quantized_matrix.hpp: a matrix [tokens x channels] of one head as codes, scales and zero points. Made by
+// KeyQuantizer, ValueQuantizer and import_kivi.
 #pragma once
 
 #include "asymkv/memory.hpp"
@@ -17,14 +17,15 @@ class QuantizedMatrix {
       return Status::error(ErrorCode::invalid_argument, "format: bits is %d; a quantizer packs 1..6 or 8", format.bits);
     constexpr Index most = Index(1) << 31;
     if (tokens < 1 || tokens > most || channels < 1 || channels > most || tokens * channels > most)
-      return Status::error(ErrorCode::invalid_argument,
-                           "matrix: %lld tokens x %lld channels; both must be at least 1 and their product at most 2^31",
-                           static_cast<long long>(tokens), static_cast<long long>(channels));
+      return Status::error(
+          ErrorCode::invalid_argument,
+          "matrix: %lld tokens x %lld channels; both must be at least 1 and their product at most 2^31",
+          static_cast<long long>(tokens), static_cast<long long>(channels));
     QuantizedMatrix matrix;
     matrix.side_ = side;
     matrix.format_ = format;
-    matrix.layout_ = side == Side::keys ? PanelLayout::make(format, tokens, channels)
-                                        : PanelLayout::make(format, channels, tokens);
+    matrix.layout_ =
+        side == Side::keys ? PanelLayout::make(format, tokens, channels) : PanelLayout::make(format, channels, tokens);
     if (!matrix.panel_.allocate(matrix.layout_.bytes(), Allocator()))
       return Status::error(ErrorCode::out_of_memory, "matrix: no memory for %lld bytes",
                            static_cast<long long>(matrix.layout_.bytes()));

@@ -22,7 +22,8 @@ inline float greatest_magnitude(const kernels::Table& kernels, const ConstTensor
       }
     }
   if (x.type == ScalarType::f32) return bits_float(greatest);
-  return x.type == ScalarType::f16 ? half_to_float(std::uint16_t(greatest)) : bfloat16_to_float(std::uint16_t(greatest));
+  return x.type == ScalarType::f16 ? half_to_float(std::uint16_t(greatest))
+                                   : bfloat16_to_float(std::uint16_t(greatest));
 }
 
 /// Whether a format can hold numbers of this magnitude; `argument` is named in the error.

@@ -12,9 +12,12 @@ inline F32x16 load_as(const void* data, Index i) {
 template <class Function>
 inline void with_type(ScalarType type, Function function) {
   switch (type) {
-    case ScalarType::f32: return function(std::integral_constant<ScalarType, ScalarType::f32>());
-    case ScalarType::f16: return function(std::integral_constant<ScalarType, ScalarType::f16>());
-    default: return function(std::integral_constant<ScalarType, ScalarType::bf16>());
+    case ScalarType::f32:
+      return function(std::integral_constant<ScalarType, ScalarType::f32>());
+    case ScalarType::f16:
+      return function(std::integral_constant<ScalarType, ScalarType::f16>());
+    default:
+      return function(std::integral_constant<ScalarType, ScalarType::bf16>());
   }
 }
 
@@ -22,9 +25,8 @@ template <ScalarType Type, int RowCount, int Tokens>
 inline void dot_tokens(const DenseView& dense, Index token, Index dim, const Rows& rows, const ResultRows& result) {
   F32x16 sums[RowCount][Tokens];
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tokens; ++t) sums[r][t] = broadcast(0.0f);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tokens; ++t) sums[r][t] = broadcast(0.0f);
   for (Index d = 0; d < dim; d += 16) {
     F32x16 x[Tokens];
     ASYMKV_UNROLL
@@ -37,9 +39,8 @@ inline void dot_tokens(const DenseView& dense, Index token, Index dim, const Row
     }
   }
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tokens; ++t) result.data[r * result.stride + token + t] += sum_lanes(sums[r][t]);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tokens; ++t) result.data[r * result.stride + token + t] += sum_lanes(sums[r][t]);
 }
 
 template <ScalarType Type, int RowCount>
@@ -63,12 +64,17 @@ inline void transpose_tokens(const DenseView& dense, Index first, Index dim, flo
 }
 
 template <ScalarType Type>
-inline void dense_scores_of(const DenseView& dense, Index dim, const Rows& rows, const ResultRows& result, float* tile) {
+inline void dense_scores_of(const DenseView& dense, Index dim, const Rows& rows, const ResultRows& result,
+                            float* tile) {
   switch (rows.count) {
-    case 1: return dot_rows<Type, 1>(dense, dim, rows, result);
-    case 2: return dot_rows<Type, 2>(dense, dim, rows, result);
-    case 3: return dot_rows<Type, 3>(dense, dim, rows, result);
-    case 4: return dot_rows<Type, 4>(dense, dim, rows, result);
+    case 1:
+      return dot_rows<Type, 1>(dense, dim, rows, result);
+    case 2:
+      return dot_rows<Type, 2>(dense, dim, rows, result);
+    case 3:
+      return dot_rows<Type, 3>(dense, dim, rows, result);
+    case 4:
+      return dot_rows<Type, 4>(dense, dim, rows, result);
     default:
       for (Index token = 0; token < dense.count; token += kTileLanes) {
         transpose_tokens<Type>(dense, token, dim, tile);
@@ -77,7 +83,8 @@ inline void dense_scores_of(const DenseView& dense, Index dim, const Rows& rows,
   }
 }
 
-inline void dense_scores(const DenseView& dense, Index dim, const Rows& rows, const ResultRows& result, float* scratch) {
+inline void dense_scores(const DenseView& dense, Index dim, const Rows& rows, const ResultRows& result,
+                         float* scratch) {
   with_type(dense.type, [&](auto type) { dense_scores_of<type()>(dense, dim, rows, result, scratch); });
 }
 
@@ -85,9 +92,8 @@ template <ScalarType Type, int RowCount, int Tiles>
 inline void sum_tokens(const DenseView& dense, Index channel, const Rows& rows, const ResultRows& result) {
   F32x16 sums[RowCount][Tiles];
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result.data + r * result.stride + channel + 16 * t);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result.data + r * result.stride + channel + 16 * t);
   for (Index token = 0; token < dense.count; ++token) {
     F32x16 x[Tiles];
     ASYMKV_UNROLL
@@ -100,9 +106,8 @@ inline void sum_tokens(const DenseView& dense, Index channel, const Rows& rows, 
     }
   }
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) store(result.data + r * result.stride + channel + 16 * t, sums[r][t]);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) store(result.data + r * result.stride + channel + 16 * t, sums[r][t]);
 }
 
 template <ScalarType Type, int RowCount>
@@ -128,11 +133,16 @@ inline void tiled_sums(const DenseView& dense, Index dim, const Rows& rows, cons
 template <ScalarType Type>
 inline void dense_sums_of(const DenseView& dense, Index dim, const Rows& rows, const ResultRows& result, float* tile) {
   switch (rows.count) {
-    case 1: return sum_rows<Type, 1>(dense, dim, rows, result);
-    case 2: return sum_rows<Type, 2>(dense, dim, rows, result);
-    case 3: return sum_rows<Type, 3>(dense, dim, rows, result);
-    case 4: return sum_rows<Type, 4>(dense, dim, rows, result);
-    default: return tiled_sums<Type>(dense, dim, rows, result, tile);
+    case 1:
+      return sum_rows<Type, 1>(dense, dim, rows, result);
+    case 2:
+      return sum_rows<Type, 2>(dense, dim, rows, result);
+    case 3:
+      return sum_rows<Type, 3>(dense, dim, rows, result);
+    case 4:
+      return sum_rows<Type, 4>(dense, dim, rows, result);
+    default:
+      return tiled_sums<Type>(dense, dim, rows, result, tile);
   }
 }
 

@@ -27,7 +27,8 @@ inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
 }
 
 /// folded[r] = row * scale of one group, zero beyond depth up to a whole block; bias[r] = row . zero points.
-inline void fold(const PanelView& panel, Index group, const Rows& rows, float* folded, Index folded_stride, float* bias) {
+inline void fold(const PanelView& panel, Index group, const Rows& rows, float* folded, Index folded_stride,
+                 float* bias) {
   const float* scales = panel.scales + group * panel.layout.depth_stride();
   const float* zero_points = panel.zero_points + group * panel.layout.depth_stride();
   const Index whole = panel.depth / 16 * 16;
@@ -55,11 +56,9 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   constexpr int chains = RowCount * Tiles >= 4 ? 1 : 4 / (RowCount * Tiles) > 2 ? 4 : 2;
   F32x16 sums[RowCount][Tiles][chains];
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t)
-      ASYMKV_UNROLL
-      for (int c = 0; c < chains; ++c) sums[r][t][c] = broadcast(0.0f);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) ASYMKV_UNROLL
+  for (int c = 0; c < chains; ++c) sums[r][t][c] = broadcast(0.0f);
   const Index tile_bytes = panel.layout.tile_bytes();
   const unsigned char* block = panel.codes + tile * tile_bytes;
   const float* weights = folded;
@@ -69,26 +68,23 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
       ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) unpack_quad<Bits>(block + t * tile_bytes, q, codes[t]);
       ASYMKV_UNROLL
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < 4; ++i) ASYMKV_UNROLL
+      for (int r = 0; r < RowCount; ++r) {
+        const F32x16 weight = broadcast(weights[r * folded_stride + i]);
         ASYMKV_UNROLL
-        for (int r = 0; r < RowCount; ++r) {
-          const F32x16 weight = broadcast(weights[r * folded_stride + i]);
-          ASYMKV_UNROLL
-          for (int t = 0; t < Tiles; ++t)
-            sums[r][t][i % chains] = madd(weight, codes[t][i], sums[r][t][i % chains]);
-        }
+        for (int t = 0; t < Tiles; ++t) sums[r][t][i % chains] = madd(weight, codes[t][i], sums[r][t][i % chains]);
+      }
     }
   }
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) {
+    F32x16 sum = sums[r][t][0];
     ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) {
-      F32x16 sum = sums[r][t][0];
-      ASYMKV_UNROLL
-      for (int c = 1; c < chains; ++c) sum = add(sum, sums[r][t][c]);
-      float* to = result.data + r * result.stride + (tile + t) * tile_lanes;
-      store(to, add(load(to), add(sum, broadcast(bias[r]))));
-    }
+    for (int c = 1; c < chains; ++c) sum = add(sum, sums[r][t][c]);
+    float* to = result.data + r * result.stride + (tile + t) * tile_lanes;
+    store(to, add(load(to), add(sum, broadcast(bias[r]))));
+  }
 }
 
 template <int Bits, int RowCount>
@@ -127,9 +123,8 @@ inline void multiply_tile(const float* rows, Index row_stride, Index depth, cons
                           float* result, Index result_stride) {
   F32x16 sums[RowCount][Tiles];
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result + r * result_stride + 16 * t);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result + r * result_stride + 16 * t);
   for (Index d = 0; d < depth; ++d, tile += tile_stride) {
     F32x16 x[Tiles];
     ASYMKV_UNROLL
@@ -142,9 +137,8 @@ inline void multiply_tile(const float* rows, Index row_stride, Index depth, cons
     }
   }
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r)
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) store(result + r * result_stride + 16 * t, sums[r][t]);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) store(result + r * result_stride + 16 * t, sums[r][t]);
 }
 
 /// All rows times a tile of 16 or 32 lanes, in blocks of kRows, kRows/2, ... rows.
@@ -185,11 +179,16 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
 template <int Bits>
 inline void packed_product_of(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
   switch (rows.count) {
-    case 1: return folded_product<Bits, 1>(panel, rows, result, scratch);
-    case 2: return folded_product<Bits, 2>(panel, rows, result, scratch);
-    case 3: return folded_product<Bits, 3>(panel, rows, result, scratch);
-    case 4: return folded_product<Bits, 4>(panel, rows, result, scratch);
-    default: return tiled_product<Bits>(panel, rows, result, scratch);
+    case 1:
+      return folded_product<Bits, 1>(panel, rows, result, scratch);
+    case 2:
+      return folded_product<Bits, 2>(panel, rows, result, scratch);
+    case 3:
+      return folded_product<Bits, 3>(panel, rows, result, scratch);
+    case 4:
+      return folded_product<Bits, 4>(panel, rows, result, scratch);
+    default:
+      return tiled_product<Bits>(panel, rows, result, scratch);
   }
 }
 
@@ -197,13 +196,20 @@ inline void packed_product_of(const PanelView& panel, const Rows& rows, const Re
 template <class Function>
 inline void with_bits(int bits, Function function) {
   switch (bits) {
-    case 1: return function(std::integral_constant<int, 1>());
-    case 2: return function(std::integral_constant<int, 2>());
-    case 3: return function(std::integral_constant<int, 3>());
-    case 4: return function(std::integral_constant<int, 4>());
-    case 5: return function(std::integral_constant<int, 5>());
-    case 6: return function(std::integral_constant<int, 6>());
-    default: return function(std::integral_constant<int, 8>());
+    case 1:
+      return function(std::integral_constant<int, 1>());
+    case 2:
+      return function(std::integral_constant<int, 2>());
+    case 3:
+      return function(std::integral_constant<int, 3>());
+    case 4:
+      return function(std::integral_constant<int, 4>());
+    case 5:
+      return function(std::integral_constant<int, 5>());
+    case 6:
+      return function(std::integral_constant<int, 6>());
+    default:
+      return function(std::integral_constant<int, 8>());
   }
 }
 
@@ -213,7 +219,6 @@ inline void packed_product(const PanelView& panel, const Rows& rows, const Resul
 
 inline void dequantize(int bits, const unsigned char* codes, const float* scales, const float* zero_points, Index count,
                        float* out) {
-  with_bits(bits, [&](auto constant) {
-    dequantize_tile<constant()>(codes, scales, zero_points, count, out, tile_lanes);
-  });
+  with_bits(bits,
+            [&](auto constant) { dequantize_tile<constant()>(codes, scales, zero_points, count, out, tile_lanes); });
 }

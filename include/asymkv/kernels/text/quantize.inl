@@ -1,5 +1,5 @@
-// quantize.inl: fitting and rounding of 16 groups at once, one group a lane, so that every instruction set and every way
-// of splitting the input does the same operations in the same order. Included once per instruction set.
+// quantize.inl: fitting and rounding of 16 groups at once, one group a lane, so that every instruction set and every
+// way of splitting the input does the same operations in the same order. Included once per instruction set.
 //
 // A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
 
@@ -47,6 +47,7 @@ inline void quantize(Fit fit, int bits, const float* x, Index count, float* scal
                      unsigned char* codes) {
   const float levels = float((1 << bits) - 1);
   switch (fit) {
-    case Fit::min_max: return quantize_groups<MinMaxFit>(levels, x, count, scales, zero_points, codes);
+    case Fit::min_max:
+      return quantize_groups<MinMaxFit>(levels, x, count, scales, zero_points, codes);
   }
 }
