@@ -22,13 +22,20 @@ std::vector<std::uint32_t> hex_numbers(const std::string& text) {
 template <class Function>
 void with_bits(int bits, Function f) {
   switch (bits) {
-    case 1: return f(std::integral_constant<int, 1>());
-    case 2: return f(std::integral_constant<int, 2>());
-    case 3: return f(std::integral_constant<int, 3>());
-    case 4: return f(std::integral_constant<int, 4>());
-    case 5: return f(std::integral_constant<int, 5>());
-    case 6: return f(std::integral_constant<int, 6>());
-    default: return f(std::integral_constant<int, 8>());
+    case 1:
+      return f(std::integral_constant<int, 1>());
+    case 2:
+      return f(std::integral_constant<int, 2>());
+    case 3:
+      return f(std::integral_constant<int, 3>());
+    case 4:
+      return f(std::integral_constant<int, 4>());
+    case 5:
+      return f(std::integral_constant<int, 5>());
+    case 6:
+      return f(std::integral_constant<int, 6>());
+    default:
+      return f(std::integral_constant<int, 8>());
   }
 }
 
@@ -111,11 +118,20 @@ RowMatrix hard_matrix(Index rows, Index columns, unsigned seed) {
   std::mt19937 generator(seed + 1);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < columns; ++j) switch ((i / 3 + j / 5) % 11) {
-        case 0: x(i, j) = std::round(x(i, j) * 2.0f) / 2.0f; break;            // ties
-        case 1: x(i, j) *= 1e-6f; break;                                       // subnormal in binary16
-        case 2: x(i, j) = generator() % 2 ? 0.0f : -0.0f; break;               // zeros of both signs
-        case 3: x(i, j) = generator() % 7 ? x(i, j) : std::min(32752.0f, std::max(-32752.0f, x(i, j) * 1e4f)); break;
-        default: break;
+        case 0:
+          x(i, j) = std::round(x(i, j) * 2.0f) / 2.0f;
+          break;  // ties
+        case 1:
+          x(i, j) *= 1e-6f;
+          break;  // subnormal in binary16
+        case 2:
+          x(i, j) = generator() % 2 ? 0.0f : -0.0f;
+          break;  // zeros of both signs
+        case 3:
+          x(i, j) = generator() % 7 ? x(i, j) : std::min(32752.0f, std::max(-32752.0f, x(i, j) * 1e4f));
+          break;
+        default:
+          break;
       }
   x.row(rows / 2).setConstant(0.75f);
   x.col(columns / 2).setConstant(-1.5f);

@@ -11,7 +11,7 @@ namespace oracle {
 inline double half(double x) {
   if (x == 0.0 || !std::isfinite(x)) return x;
   int exponent = 0;
-  std::frexp(x, &exponent);                            // |x| in [2^(e-1), 2^e)
+  std::frexp(x, &exponent);  // |x| in [2^(e-1), 2^e)
   const int step = exponent - 11 < -24 ? -24 : exponent - 11;
   const double rounded = std::ldexp(std::nearbyint(std::ldexp(x, -step)), step);
   return std::fabs(rounded) > 65504.0 ? std::copysign(INFINITY, x) : rounded;

@@ -1,0 +1,59 @@
+// Instruction sets: decoding cpuid, forcing one, and refusing what the machine or the library does not have.
+#include "support/support.hpp"
+
+namespace {
+
+using namespace asymkv;
+using kernels::decode_isas;
+using support::ForcedIsa;
+
+constexpr std::uint32_t kLeaf1 = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+constexpr std::uint32_t kAvx512 = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+static_assert(decode_isas({0, 0, 0}) == 1, "scalar always");
+static_assert(decode_isas({kLeaf1, 1u << 5, 6}) == 3, "AVX2 with FMA and F16C");
+static_assert(decode_isas({kLeaf1, 1u << 5, 2}) == 1, "system does not save ymm");
+static_assert(decode_isas({kLeaf1 & ~(1u << 27), 1u << 5, 6}) == 1, "no OSXSAVE");
+static_assert(decode_isas({kLeaf1, kAvx512, 0xe6}) == 7, "AVX-512");
+static_assert(decode_isas({kLeaf1, kAvx512, 6}) == 3, "system does not save zmm");
+static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), 0xe6}) == 3, "no BW");
+
+TEST(Dispatch, ForcingForces) {
+  const CacheShape shape{1, 1, 32, 32};
+  for (Isa isa : support::machine_isas()) {
+    ForcedIsa forced(isa);
+    const auto cache = DenseKVCache<float>::create(shape);
+    ASSERT_TRUE(cache.ok());
+    EXPECT_EQ(cache->isa(), isa);
+    EXPECT_EQ((*kernels::choose_table())->isa, isa);
+  }
+  EXPECT_EQ(DenseKVCache<float>::create(shape)->isa(), support::machine_isas().back());
+}
+
+TEST(Dispatch, UnknownNamesAreErrors) {
+  const ForcedIsa forced("sse9");
+  const auto cache = DenseKVCache<float>::create({1, 1, 32, 32});
+  EXPECT_EQ(cache.status().code(), ErrorCode::invalid_argument);
+  EXPECT_NE(std::strstr(cache.status().message(), "sse9"), nullptr);
+  EXPECT_FALSE(KeyQuantizer<2>().quantize(support::random_matrix(32, 32, 1)).ok());
+}
+
+TEST(Scalar, HalfConversionsAgreeWithEigen) {
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float x = half_to_float(std::uint16_t(bits));
+    const float expected = Eigen::half_impl::half_to_float(Eigen::half_impl::raw_uint16_to_half(std::uint16_t(bits)));
+    if (expected != expected) {
+      EXPECT_TRUE(x != x);
+      continue;
+    }
+    ASSERT_EQ(float_bits(x), float_bits(expected)) << bits;
+    ASSERT_EQ(float_to_half(x), bits);
+  }
+  std::mt19937 generator(1);
+  for (int i = 0; i < 2000000; ++i) {
+    const float x = bits_float(generator() % 0x47800000u | (generator() & 0x80000000u));
+    ASSERT_EQ(float_to_half(x), Eigen::half(x).x) << x;
+    ASSERT_EQ(float_to_bfloat16(x), Eigen::bfloat16(x).value) << x;
+  }
+}
+
+}  // namespace
