@@ -94,11 +94,98 @@ TEST(Policy, BadNamesSayWhatIsWrong) {
     ASSERT_FALSE(policy.ok()) << name;
     EXPECT_GT(std::strlen(policy.status().message()), 10u) << name;
   }
+  for (const char* name : {"k16g7v2", "k32g64v2", "k02v1", "AsymKV-016/0", "00-31:k2v2", "0-31:k2v2+x"})
+    EXPECT_FALSE(AsymKVPolicy::parse(name, 32).ok()) << name;
   EXPECT_FALSE(AsymKVPolicy::prefix(32, -1, 0).ok());
   EXPECT_FALSE(AsymKVPolicy::prefix(0, 0, 0).ok());
   EXPECT_FALSE(AsymKVPolicy::uniform(65537, 2, 2).ok());
   EXPECT_FALSE(AsymKVPolicy::uniform(2, 7, 2).ok());
   EXPECT_FALSE(AsymKVPolicy::table({}).ok());
+}
+
+TEST(Policy, ErrorsNameThePart) {
+  const struct {
+    const char* name;
+    const char* message;
+  } rows[] = {
+      {"bad", "policy name: 'bad' is no policy name"},
+      {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model"},
+      {"0-3:k7v4+4-31:k4v2", "policy name: 'k7v4' format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)"},
+      {"3-0:k8v4", "policy name: '3-0:k8v4' runs backwards"},
+      {"0-3:k8v4+5-31:k4v2", "policy name: '5-31:k4v2' leaves layers out before it; ranges stand in order"},
+      {"4-31:k8v4+0-3:k4v2", "policy name: '4-31:k8v4' leaves layers out before it; ranges stand in order"},
+      {"0-3:k8v4+3-31:k4v2", "policy name: '3-31:k4v2' overlaps the range before it; ranges stand in order"},
+      {"0-32:k2v2", "policy name: '0-32:k2v2' ends beyond the model's last layer"},
+      {"0-3:k8v4", "policy name: '0-3:k8v4' does not cover every layer"},
+  };
+  for (const auto& row : rows) {
+    const Status status = AsymKVPolicy::parse(row.name, 32).status();
+    EXPECT_EQ(status.code(), ErrorCode::invalid_argument) << row.name;
+    EXPECT_STREQ(status.message(), row.message);
+  }
+  std::vector<LayerFormat> layers(3);
+  layers[2].values.bits = 7;
+  EXPECT_STREQ(AsymKVPolicy::table(layers).status().message(),
+               "layers: values of layer 2: format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)");
+  EXPECT_EQ(AsymKVPolicy::prefix(4, 1, 5).status().code(), ErrorCode::out_of_range);
+}
+
+TEST(Policy, NumberOfLayersIsCheckedBeforeAnythingElse) {
+  for (const char* name : {"float", "KIVI-2", "k4v2", "AsymKV-0/0", "0-2147483646:k2v2"})
+    for (Index layers : {Index(-1), Index(0), Index(65537), Index(2147483647)}) {
+      const Status status = AsymKVPolicy::parse(name, layers).status();
+      EXPECT_EQ(status.code(), ErrorCode::invalid_argument);
+      EXPECT_EQ(std::string(status.message()).rfind("num_layers: ", 0), 0u) << status.message();
+    }
+  EXPECT_EQ(parsed("0-65535:k2v1", 65536).name(), "k2v1");
+}
+
+TEST(Policy, DamagedNamesNeverReadAsSomethingElse) {
+  std::mt19937 generator(11);
+  const std::string names[] = {"float", "KIVI-2", "k4g64v16", "AsymKV-4/1-5/0", "0-3:k8v4+4-6:k4v2+7:k1v1"};
+  const std::string letters = "0123456789kvgAsymKVIflo/-+: ";
+  int read = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string name = names[generator() % 5];
+    for (unsigned edits = 1 + generator() % 2; edits > 0; --edits) {
+      const std::size_t at = generator() % name.size(), removed = generator() % 2;
+      name.replace(at, removed, 1, letters[generator() % letters.size()]);
+    }
+    const Result<AsymKVPolicy> policy = AsymKVPolicy::parse(name, 8);
+    if (!policy.ok()) continue;
+    ++read;
+    ASSERT_EQ(*AsymKVPolicy::parse(policy->name(), 8), *policy) << name;
+  }
+  EXPECT_GT(read, 100);
+}
+
+TEST(Policy, PaddingIsNoPayload) {
+  // keys of dim 80: 8 tiles of 16 tokens x 3 blocks of 32 channels x 2 vectors of 64 bytes, and 4 groups x 80 channels
+  // x 4 bytes; values of dim 40: 3 tiles x 4 blocks x 3 vectors, and 1 group x 128 tokens x 4 bytes
+  const CacheShape shape{1, 5, 80, 40};
+  const AsymKVPolicy packed = parsed("k2v3g64", 1);
+  EXPECT_DOUBLE_EQ(packed.payload_bits(shape), (2.0 * 80 + 3.0 * 40) / 120);
+  EXPECT_EQ(packed.bytes(shape, 1), 5 * ((3072 + 1280) + (2304 + 512)));
+  EXPECT_DOUBLE_EQ(packed.all_in_bits(shape), 8.0 * 7168 / (128 * 120));
+  // f16 rows of 20 elements take the place of 32
+  const CacheShape narrow{2, 1, 20, 20};
+  EXPECT_DOUBLE_EQ(parsed("k16v16", 2).payload_bits(narrow), 16.0);
+  EXPECT_DOUBLE_EQ(parsed("k16v16", 2).all_in_bits(narrow), 16.0 * 32 / 20);
+}
+
+TEST(Policy, BytesAreThoseOfTheCachesPages) {
+  const CacheShape shape{3, 2, 80, 40};
+  for (const char* name : {"AsymKV-2/1", "k3g64v5", "0:k8v1+1-2:k6v4g128"}) {
+    const AsymKVPolicy policy = parsed(name, 3);
+    Result<AsymKVCache> cache = AsymKVCache::create(shape, policy);
+    ASSERT_TRUE(cache.ok()) << cache.status().message();
+    const std::vector<float> data(383 * 2 * 80, 1.0f);
+    for (Index layer = 0; layer < 3; ++layer)
+      ASSERT_TRUE(cache->append(layer, tensor(data.data(), 383, 2, 80), tensor(data.data(), 383, 2, 40)).ok());
+    ASSERT_TRUE(cache->seal().ok());
+    // 256 keys and 255 values are sealed: two pages of each
+    EXPECT_EQ(cache->bytes().keys + cache->bytes().values, policy.bytes(shape, 256)) << name;
+  }
 }
 
 TEST(Policy, BytesCountWholePages) {

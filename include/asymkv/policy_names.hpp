@@ -15,12 +15,13 @@ inline Status name_error(std::string_view part, const char* why) noexcept {
                        part.data(), why);
 }
 
-/// Takes a decimal number without sign off the front of `text`; false if there is none or it is above 2^31.
+/// Takes a decimal number without sign or leading zeros off the front of `text`; false if there is none or it is 2^31
+/// or more.
 inline bool take_number(std::string_view& text, Index& value) noexcept {
   if (text.empty() || text[0] < '0' || text[0] > '9') return false;
   std::uint32_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || number > 0x7fffffffu) return false;
+  if (error != std::errc() || number > 0x7fffffffu || (text[0] == '0' && end != text.data() + 1)) return false;
   text.remove_prefix(std::size_t(end - text.data()));
   value = number;
   return true;
@@ -31,20 +32,26 @@ inline bool take(std::string_view& text, std::string_view prefix) noexcept {
   return true;
 }
 
-inline Result<LayerFormat> make_layer(Index key_bits, Index value_bits) noexcept {
+inline Status check_num_layers(Index num_layers) noexcept {
+  if (num_layers >= 1 && num_layers <= 65536) return {};
+  return Status::error(ErrorCode::invalid_argument, "num_layers: %lld; a policy has 1..65536",
+                       static_cast<long long>(num_layers));
+}
+
+inline Result<LayerFormat> make_layer(int key_bits, int value_bits) noexcept {
   LayerFormat layer;
-  layer.keys.bits = int(key_bits);
-  layer.values.bits = int(value_bits);
+  layer.keys.bits = key_bits;
+  layer.values.bits = value_bits;
   if (Status status = check(layer.keys); !status.ok()) return status;
   if (Status status = check(layer.values); !status.ok()) return status;
   return layer;
 }
 
-/// Takes one side of `kXvY`: its letter, its bits, and `gN` for a group size other than 32.
+/// Takes one side of `kXvY`: its letter, its bits, and for packed bits `gN` where the group size is not 32.
 inline bool take_side(std::string_view& text, std::string_view letter, Format& format) noexcept {
   Index bits = 0, group_size = 32;
   if (!take(text, letter) || !take_number(text, bits)) return false;
-  if (take(text, "g") && !take_number(text, group_size)) return false;
+  if (bits <= 8 && take(text, "g") && !take_number(text, group_size)) return false;
   format.bits = int(bits);
   format.group_size = int(group_size);
   return true;
@@ -55,10 +62,18 @@ inline Result<LayerFormat> parse_layer(std::string_view text) noexcept {
   LayerFormat layer;
   std::string_view rest = text;
   if (!take_side(rest, "k", layer.keys) || !take_side(rest, "v", layer.values) || !rest.empty())
-    return name_error(text, "is not of the form kXvY");
-  if (Status status = check(layer.keys); !status.ok()) return status;
-  if (Status status = check(layer.values); !status.ok()) return status;
+    return name_error(text, "is not of the form kXvY (packed bits may be followed by gN, the group size)");
+  for (const Format& format : {layer.keys, layer.values})
+    if (Status status = check(format); !status.ok()) return name_error(text, status.message());
   return layer;
+}
+
+/// What is wrong with a range first..last where `next` is the first layer without a format; null if nothing is.
+inline const char* range_fault(Index first, Index last, Index next, Index num_layers) noexcept {
+  if (last < first) return "runs backwards";
+  if (first > next) return "leaves layers out before it; ranges stand in order";
+  if (first < next) return "overlaps the range before it; ranges stand in order";
+  return last >= num_layers ? "ends beyond the model's last layer" : nullptr;
 }
 
 inline std::string side_text(char letter, const Format& format) {
@@ -75,29 +90,23 @@ inline Index side_bytes(const Format& format, Side side, Index dim, Index tokens
   if (!format.packed()) return tokens * padded_dim(dim) * format.bits / 8;
   return round_up(tokens, page_tokens) / page_tokens * page_layout(format, side, dim).bytes();
 }
-inline Index side_payload_bytes(const Format& format, Side side, Index dim) noexcept {
-  if (!format.packed()) return page_tokens * padded_dim(dim) * format.bits / 8;
-  return page_layout(format, side, dim).code_bytes();
-}
 
 }  // namespace detail
 
 inline Result<AsymKVPolicy> AsymKVPolicy::table(std::vector<LayerFormat> layers) {
   if (layers.empty() || layers.size() > 65536)
     return Status::error(ErrorCode::invalid_argument, "layers: %zu; a policy has 1..65536", layers.size());
-  for (const LayerFormat& layer : layers) {
-    if (Status status = check(layer.keys); !status.ok()) return status;
-    if (Status status = check(layer.values); !status.ok()) return status;
-  }
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    for (Side side : {Side::keys, Side::values})
+      if (Status status = check(side == Side::keys ? layers[i].keys : layers[i].values); !status.ok())
+        return Status::error(status.code(), "layers: %s of layer %zu: %s", side_name(side), i, status.message());
   return AsymKVPolicy(std::move(layers));
 }
 
 inline Result<AsymKVPolicy> AsymKVPolicy::uniform(Index num_layers, int key_bits, int value_bits) {
   const Result<LayerFormat> layer = detail::make_layer(key_bits, value_bits);
   if (!layer.ok()) return layer.status();
-  if (num_layers < 1 || num_layers > 65536)
-    return Status::error(ErrorCode::invalid_argument, "num_layers: %lld; a policy has 1..65536",
-                         static_cast<long long>(num_layers));
+  if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
   return table(std::vector<LayerFormat>(std::size_t(num_layers), *layer));
 }
 
@@ -118,6 +127,7 @@ inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num
   using detail::name_error;
   using detail::take;
   using detail::take_number;
+  if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
   std::string_view rest = name;
   if (name == "float") return uniform(num_layers, 32, 32);
   if (take(rest, "KIVI-")) {
@@ -137,12 +147,12 @@ inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num
     if (!good || !rest.empty()) return name_error(name, "is not AsymKV-l_k/l_v or AsymKV-high/low-l_k/l_v");
     if (!is_packed_bits(int(high)) || !is_packed_bits(int(low)))
       return name_error(name, "has bits other than 1..6 and 8");
+    if (l_k > num_layers || l_v > num_layers) return name_error(name, "has more layers than the model");
     return prefix(num_layers, l_k, l_v, int(high), int(low));
   }
   if (take(rest, "k")) {
     const Result<LayerFormat> layer = detail::parse_layer(name);
     if (!layer.ok()) return layer.status();
-    if (num_layers < 1 || num_layers > 65536) return uniform(num_layers, 32, 32).status();
     return table(std::vector<LayerFormat>(std::size_t(num_layers), *layer));
   }
   std::vector<LayerFormat> layers;
@@ -151,14 +161,14 @@ inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num
     std::string_view text = part;
     Index first = 0, last = 0;
     if (!take_number(text, first))
-      return name_error(part.empty() ? name : part, "is no policy name and no range of layers");
+      return name_error(part.empty() ? name : part, layers.empty() ? "is no policy name" : "lacks a range of layers");
     last = first;
     if (take(text, "-") && !take_number(text, last)) return name_error(part, "lacks the last layer of its range");
     if (!take(text, ":")) return name_error(part, "lacks ':' after its layers");
     const Result<LayerFormat> layer = detail::parse_layer(text);
     if (!layer.ok()) return layer.status();
-    if (first != Index(layers.size()) || last < first || last >= num_layers)
-      return name_error(part, "leaves a gap, overlaps, runs backwards or ends beyond the last layer");
+    if (const char* fault = detail::range_fault(first, last, Index(layers.size()), num_layers))
+      return name_error(part, fault);
     layers.insert(layers.end(), std::size_t(last - first + 1), *layer);
     rest.remove_prefix(part.size());
     if (!take(rest, "+")) break;
@@ -208,11 +218,10 @@ inline std::string AsymKVPolicy::name() const {
 }
 
 inline double AsymKVPolicy::payload_bits(const CacheShape& shape) const noexcept {
-  Index bytes = 0;
+  Index bits = 0;
   for (const LayerFormat& layer : layers_)
-    bytes += detail::side_payload_bytes(layer.keys, Side::keys, shape.key_dim) +
-             detail::side_payload_bytes(layer.values, Side::values, shape.value_dim);
-  return 8.0 * double(bytes) / double(page_tokens * (shape.key_dim + shape.value_dim) * num_layers());
+    bits += layer.keys.bits * shape.key_dim + layer.values.bits * shape.value_dim;
+  return double(bits) / double((shape.key_dim + shape.value_dim) * num_layers());
 }
 
 inline double AsymKVPolicy::all_in_bits(const CacheShape& shape) const noexcept {
