@@ -75,6 +75,7 @@ ASYMKV_REGION_AVX512
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 namespace avx512 {
 constexpr Isa kIsa = Isa::avx512;

@@ -1,0 +1,27 @@
+// block_formats.hpp: how GGUF stores a row of numbers: plain scalars, or blocks of 32 with a scale. Used by the loader.
+//   Q8_0  f16 d,        32 x int8             x = d*q
+//   Q4_0  f16 d,        16 bytes of nibbles   x = d*(q - 8)    low nibbles are elements 0..15, high ones 16..31
+//   Q4_1  f16 d, f16 m, 16 bytes of nibbles   x = d*q + m
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "gguf.hpp"
+
+namespace llm {
+
+/// Elements and bytes of a block; elements is 0 for a type that is not supported.
+struct BlockSize {
+  Index elements;
+  Index bytes;
+};
+BlockSize block_size(TensorType type);
+
+/// The supported types, for messages.
+const char* supported_tensor_types();
+
+/// Writes `count` elements, a multiple of the block's, as float.
+void dequantize(TensorType type, const unsigned char* from, Index count, float* to);
+
+}  // namespace llm

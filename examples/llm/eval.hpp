@@ -1,0 +1,40 @@
+// eval.hpp: the command `llm eval`: what a policy costs in quality, against the float cache, on a text. Used by main
+// and the tests. The text is fed in chunks through the quantized past, as in decoding; one exact prefill would show
+// nothing.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "llama.hpp"
+
+namespace llm {
+
+struct EvalOptions {
+  Index windows = 16;    ///< consecutive windows from the start of the text, each in a fresh cache at position 0
+  Index context = 2048;  ///< tokens of a window
+  Index skip = 256;      ///< positions of a window that are fed, but not judged
+  std::vector<std::string> policies;
+};
+
+/// One row of the table. Divergence is KL(float || policy) of the next-token distributions, in nats.
+struct EvalResult {
+  std::string policy;
+  double payload_bits = 0, all_in_bits = 0;  ///< per element of sealed pages
+  asymkv::Index cache_bytes = 0;             ///< everything a window's cache has allocated at its end
+  double perplexity = 0;
+  double kld_mean = 0, kld_median = 0, kld_p99 = 0;
+  double top1 = 0;               ///< share of positions where both caches find the same token most probable
+  double tokens_per_second = 0;  ///< of the model with this cache, all threads together
+};
+
+/// One result per policy, in their order. Windows run in parallel on all cores; `show_progress` writes a line to
+/// stderr. Throws std::runtime_error for bad options, unknown policies and texts that are too short.
+std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+                                 bool show_progress);
+
+/// The results as a table for people, and as a JSON list of objects with EvalResult's fields.
+std::string to_table(const std::vector<EvalResult>& results);
+std::string to_json(const std::vector<EvalResult>& results);
+
+}  // namespace llm

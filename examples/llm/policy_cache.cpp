@@ -1,0 +1,34 @@
+// policy_cache.cpp: the only place of the example that names kinds of caches.
+#include "policy_cache.hpp"
+
+#include <asymkv/asymkv.hpp>
+#include <stdexcept>
+#include <utility>
+
+namespace llm {
+namespace {
+
+template <class T>
+T take(asymkv::Result<T> result) {
+  if (!result.ok()) throw std::runtime_error(result.status().message());
+  return std::move(*result);
+}
+
+}  // namespace
+
+asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape) {
+  return take(asymkv::AsymKVPolicy::parse(name, shape.layers));
+}
+
+std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
+                                            asymkv::Index tokens) {
+  asymkv::CacheOptions options;
+  options.residual_length = chunk_tokens;
+  options.reserve_tokens = tokens;
+  using Dense = asymkv::DenseKVCache<float>;
+  if (name == "float") return std::make_unique<Dense>(take(Dense::create(shape, options)));
+  return std::make_unique<asymkv::AsymKVCache>(
+      take(asymkv::AsymKVCache::create(shape, parse_policy(name, shape), options)));
+}
+
+}  // namespace llm

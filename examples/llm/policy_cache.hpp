@@ -1,0 +1,21 @@
+// policy_cache.hpp: from a policy's name to a cache. Used by generate and eval, which then know KVCache alone.
+#pragma once
+
+#include <asymkv/policy.hpp>
+#include <memory>
+#include <string>
+
+namespace llm {
+
+/// Tokens that prompts and texts are fed in at once: as many as the residual window holds.
+constexpr asymkv::Index chunk_tokens = 128;
+
+/// The policy of that name; throws std::runtime_error with what is wrong about the name.
+asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape);
+
+/// DenseKVCache<float> for the policy `float`, else AsymKVCache with the paper's residual window of 128 tokens; with
+/// memory for `tokens` where tokens stay in full precision. Throws std::runtime_error.
+std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
+                                            asymkv::Index tokens);
+
+}  // namespace llm

@@ -1,0 +1,12 @@
+# The part that the consumer projects share: compiles PROGRAMS, each as it is and without exceptions and RTTI, and
+# registers each as a test.
+enable_testing()
+foreach(program IN LISTS PROGRAMS)
+  get_filename_component(name ${program} NAME_WE)
+  foreach(target ${name} ${name}_bare)
+    add_executable(${target} ${program})
+    target_link_libraries(${target} PRIVATE asymkv::asymkv)
+    add_test(NAME ${target} COMMAND ${target})
+  endforeach()
+  target_compile_options(${name}_bare PRIVATE -fno-exceptions -fno-rtti)
+endforeach()

@@ -1,0 +1,268 @@
+// The decoder of examples/llm on a tiny model that the test writes itself.
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+
+#include "cache_factory.hpp"
+#include "eval.hpp"
+#include "gguf.hpp"
+#include "support/support.hpp"
+
+namespace {
+
+using llm::Matrix;
+using llm::Token;
+
+/// Writes GGUF by its specification.
+class Writer {
+ public:
+  template <class T>
+  void put(T value) {
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  void put_string(const std::string& text) {
+    put(std::uint64_t(text.size()));
+    bytes_ += text;
+  }
+  void number(const std::string& key, std::uint32_t value) {
+    put_string(key);
+    put(std::uint32_t(4));
+    put(value);
+    ++values;
+  }
+  void real(const std::string& key, float value) {
+    put_string(key);
+    put(std::uint32_t(6));
+    put(value);
+    ++values;
+  }
+  void text(const std::string& key, const std::string& value) {
+    put_string(key);
+    put(std::uint32_t(8));
+    put_string(value);
+    ++values;
+  }
+  void strings(const std::string& key, const std::vector<std::string>& list) {
+    put_string(key);
+    put(std::uint32_t(9));
+    put(std::uint32_t(8));
+    put(std::uint64_t(list.size()));
+    for (const std::string& s : list) put_string(s);
+    ++values;
+  }
+  /// Data goes behind all infos; `type` as in the specification.
+  void tensor(const std::string& name, std::uint64_t rows, std::uint64_t columns, std::uint32_t type,
+              const std::string& data) {
+    tensors.push_back({name, rows, columns, type, data});
+  }
+  std::string finish() {
+    std::string body = std::move(bytes_);
+    bytes_ = "GGUF";
+    put(std::uint32_t(3));
+    put(std::uint64_t(tensors.size()));
+    put(values);
+    bytes_ += body;
+    std::uint64_t offset = 0;
+    for (const Tensor& t : tensors) {
+      put_string(t.name);
+      put(std::uint32_t(2));
+      put(t.columns);
+      put(t.rows);
+      put(t.type);
+      put(offset);
+      offset += (t.data.size() + 31) / 32 * 32;
+    }
+    bytes_.resize((bytes_.size() + 31) / 32 * 32);
+    for (const Tensor& t : tensors) {
+      bytes_ += t.data;
+      bytes_.resize((bytes_.size() + 31) / 32 * 32);
+    }
+    return bytes_;
+  }
+
+ private:
+  struct Tensor {
+    std::string name;
+    std::uint64_t rows, columns;
+    std::uint32_t type;
+    std::string data;
+  };
+  std::string bytes_;
+  std::uint64_t values = 0;
+  std::vector<Tensor> tensors;
+};
+
+std::string floats(std::size_t count, unsigned seed, float scale, float mean = 0.0f) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(mean, scale);
+  std::string data;
+  for (std::size_t i = 0; i < count; ++i) {
+    const float x = normal(generator);
+    data.append(reinterpret_cast<const char*>(&x), 4);
+  }
+  return data;
+}
+
+std::string save(const std::string& bytes, const char* name) {
+  const std::string path = ::testing::TempDir() + "asymkv_" + std::to_string(::getpid()) + "_" + name;
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path;
+}
+
+constexpr int kLayers = 2, kWidth = 64, kHidden = 96;
+
+/// Every byte is a token; then merges "t h", "th e", "Ġ the"; then one special token.
+std::string tiny_model() {
+  Writer w;
+  w.text("general.architecture", "llama");
+  w.number("llama.block_count", kLayers);
+  w.number("llama.context_length", 512);
+  w.number("llama.embedding_length", kWidth);
+  w.number("llama.feed_forward_length", kHidden);
+  w.number("llama.attention.head_count", 4);
+  w.number("llama.attention.head_count_kv", 2);
+  w.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  w.real("llama.rope.freq_base", 10000.0f);
+  w.text("tokenizer.ggml.model", "gpt2");
+  std::vector<std::string> tokens;
+  for (unsigned b = 0, next = 256; b < 256; ++b) {
+    const unsigned point = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++;
+    tokens.push_back(point < 128 ? std::string(1, char(point))
+                                 : std::string{char(0xc0 | point >> 6), char(0x80 | (point & 0x3f))});
+  }
+  for (const char* merged : {"th", "the", "\xc4\xa0the", "<|im_end|>"}) tokens.push_back(merged);
+  w.strings("tokenizer.ggml.tokens", tokens);
+  w.strings("tokenizer.ggml.merges", {"t h", "th e", "\xc4\xa0 the"});
+  w.number("tokenizer.ggml.eos_token_id", 259);
+  unsigned seed = 1;
+  const auto matrix = [&](const std::string& name, std::uint64_t rows, std::uint64_t columns) {
+    w.tensor(name, rows, columns, 0, floats(rows * columns, seed++, 0.1f));
+  };
+  const auto norm = [&](const std::string& name) { w.tensor(name, 1, kWidth, 0, floats(kWidth, seed++, 0.1f, 1.0f)); };
+  w.tensor("token_embd.weight", 260, kWidth, 0, floats(260 * kWidth, seed++, 1.0f));
+  norm("output_norm.weight");
+  for (int i = 0; i < kLayers; ++i) {
+    const std::string block = "blk." + std::to_string(i) + ".";
+    norm(block + "attn_norm.weight");
+    norm(block + "ffn_norm.weight");
+    matrix(block + "attn_q.weight", kWidth, kWidth);
+    matrix(block + "attn_k.weight", kWidth / 2, kWidth);
+    matrix(block + "attn_v.weight", kWidth / 2, kWidth);
+    matrix(block + "attn_output.weight", kWidth, kWidth);
+    matrix(block + "ffn_gate.weight", kHidden, kWidth);
+    matrix(block + "ffn_up.weight", kHidden, kWidth);
+    matrix(block + "ffn_down.weight", kWidth, kHidden);
+  }
+  return w.finish();
+}
+
+std::vector<Token> random_tokens(std::size_t count) {
+  std::mt19937 generator(3);
+  std::vector<Token> tokens(count);
+  for (Token& t : tokens) t = Token(generator() % 260);
+  return tokens;
+}
+
+TEST(LlmGguf, DequantizesEveryType) {
+  Writer w;
+  std::string q8{0x00, 0x38}, q4_0{0x00, 0x38}, q4_1{0x00, 0x38, 0x00, 0x3c};  // scale 0.5; minimum 1
+  for (int i = 0; i < 32; ++i) q8 += char(i - 16);
+  for (int i = 0; i < 16; ++i) {
+    q4_0 += char(i | (15 - i) << 4);
+    q4_1 += char(i | (15 - i) << 4);
+  }
+  const std::string f16{0x00, 0x3c, 0x00, char(0xc0)}, bf16{char(0x80), 0x3f, 0x00, char(0xc0)};
+  w.tensor("f32", 1, 2, 0, floats(2, 1, 1.0f));
+  w.tensor("f16", 1, 2, 1, f16);
+  w.tensor("bf16", 1, 2, 30, bf16);
+  w.tensor("q8_0", 1, 32, 8, q8);
+  w.tensor("q4_0", 1, 32, 2, q4_0);
+  w.tensor("q4_1", 1, 32, 3, q4_1);
+  w.tensor("q6_k", 1, 256, 14, std::string(210, 'x'));
+  const llm::Gguf file(save(w.finish(), "types.gguf"));
+  EXPECT_EQ(file.tensor("f16"), (Matrix(1, 2) << 1.0f, -2.0f).finished());
+  EXPECT_EQ(file.tensor("bf16"), (Matrix(1, 2) << 1.0f, -2.0f).finished());
+  for (int i = 0; i < 32; ++i) {
+    const int code = i < 16 ? i : 31 - i;
+    EXPECT_EQ(file.tensor("q8_0")(0, i), 0.5f * float(i - 16));
+    EXPECT_EQ(file.tensor("q4_0")(0, i), 0.5f * float(code - 8));
+    EXPECT_EQ(file.tensor("q4_1")(0, i), 0.5f * float(code) + 1.0f);
+  }
+  EXPECT_THROW(file.tensor("q6_k"), std::runtime_error);
+  EXPECT_THROW(file.tensor("missing"), std::runtime_error);
+  EXPECT_THROW(file.tensor("f16", 2, 1), std::runtime_error);
+}
+
+TEST(LlmGguf, EveryTruncationIsRefused) {
+  const std::string whole = tiny_model();
+  for (std::size_t size = 0; size < whole.size(); size += size < 3000 ? 97 : 9973) {
+    const std::string path = save(whole.substr(0, size), "cut.gguf");
+    EXPECT_THROW(
+        {
+          const llm::Gguf file(path);
+          const llm::Llama model(file);
+        },
+        std::runtime_error)
+        << size;
+  }
+}
+
+TEST(LlmTokenizer, SplitsAndMerges) {
+  const auto pieces = [](const char* text) {
+    std::vector<std::string> list;
+    for (std::string_view piece : llm::split_pieces(text)) list.emplace_back(piece);
+    return list;
+  };
+  using List = std::vector<std::string>;
+  EXPECT_EQ(pieces("in 2010, we're"), (List{"in", " ", "2", "0", "1", "0", ",", " we", "'re"}));
+  EXPECT_EQ(pieces("a   b\n\n c  "), (List{"a", "  ", " b", "\n\n", " c", "  "}));
+  EXPECT_EQ(pieces("caf\xc3\xa9 \xe2\x80\x93x\xff"), (List{"caf\xc3\xa9", " \xe2\x80\x93", "x", "\xff"}));
+  const llm::Gguf file(save(tiny_model(), "tokens.gguf"));
+  const llm::Tokenizer tokenizer(file);
+  EXPECT_EQ(tokenizer.encode("the the"), (std::vector<Token>{257, 258}));
+  EXPECT_EQ(tokenizer.special("<|im_end|>"), 259);
+  const std::string text = "Then \xc3\xa9 7\xf0\x9f\x98\x80!\n";
+  std::string back;
+  for (Token t : tokenizer.encode(text)) back += tokenizer.decode(t);
+  EXPECT_EQ(back, text);
+}
+
+TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
+  const llm::Gguf file(save(tiny_model(), "model.gguf"));
+  const llm::Llama model(file);
+  const std::vector<Token> tokens = random_tokens(50);
+  llm::Workers one(1), three(3);
+  const auto whole = llm::make_cache("float", model.cache_shape(), 50),
+             single = llm::make_cache("float", model.cache_shape(), 50);
+  const Matrix at_once = model.forward(tokens, *whole, three);
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const Matrix logits = model.forward({tokens[i]}, *single, one);
+    EXPECT_LT((logits - at_once.row(Eigen::Index(i))).cwiseAbs().maxCoeff(), 2e-4f);
+  }
+  EXPECT_THROW(model.forward({260}, *single, one), std::runtime_error);
+}
+
+TEST(LlmEval, MoreBitsAreCloser) {
+  const llm::Gguf file(save(tiny_model(), "eval.gguf"));
+  const llm::Llama model(file);
+  llm::EvalOptions options;
+  options.policies = {"float", "k32v32", "k8v8", "k2v2", "k1v1"};
+  options.windows = 2;
+  options.context = 400;
+  options.skip = 256;
+  const auto results = llm::evaluate(model, random_tokens(800), options, 2);
+  ASSERT_EQ(results.size(), 5u);
+  EXPECT_EQ(results[0].kld_mean, 0.0);
+  EXPECT_EQ(results[0].top1, 1.0);
+  EXPECT_NEAR(results[1].kld_mean, 0.0, 1e-6);
+  EXPECT_LT(results[2].kld_mean, results[3].kld_mean);
+  EXPECT_LT(results[3].kld_mean, results[4].kld_mean);
+  EXPECT_GT(results[4].kld_p99, results[4].kld_median);
+  EXPECT_LT(results[3].cache_bytes, results[0].cache_bytes);
+  options.skip = 399;
+  EXPECT_THROW(llm::evaluate(model, random_tokens(800), options, 1), std::runtime_error);
+  options.skip = 0;
+  EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, 1), std::runtime_error);
+}
+
+}  // namespace
