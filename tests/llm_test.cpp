@@ -3,10 +3,11 @@
 #include <cstdio>
 #include <fstream>
 
-#include "cache_factory.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
+#include "policy_cache.hpp"
 #include "support/support.hpp"
+#include "tokenizer.hpp"
 
 namespace {
 
@@ -48,6 +49,14 @@ class Writer {
     put(std::uint32_t(8));
     put(std::uint64_t(list.size()));
     for (const std::string& s : list) put_string(s);
+    ++values;
+  }
+  void integers(const std::string& key, const std::vector<std::int32_t>& list) {
+    put_string(key);
+    put(std::uint32_t(9));
+    put(std::uint32_t(5));
+    put(std::uint64_t(list.size()));
+    for (std::int32_t i : list) put(i);
     ++values;
   }
   /// Data goes behind all infos; `type` as in the specification.
@@ -124,6 +133,7 @@ std::string tiny_model() {
   w.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   w.real("llama.rope.freq_base", 10000.0f);
   w.text("tokenizer.ggml.model", "gpt2");
+  w.text("tokenizer.ggml.pre", "smollm");
   std::vector<std::string> tokens;
   for (unsigned b = 0, next = 256; b < 256; ++b) {
     const unsigned point = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++;
@@ -132,6 +142,9 @@ std::string tiny_model() {
   }
   for (const char* merged : {"th", "the", "\xc4\xa0the", "<|im_end|>"}) tokens.push_back(merged);
   w.strings("tokenizer.ggml.tokens", tokens);
+  std::vector<std::int32_t> types(tokens.size(), 1);
+  types.back() = 3;
+  w.integers("tokenizer.ggml.token_type", types);
   w.strings("tokenizer.ggml.merges", {"t h", "th e", "\xc4\xa0 the"});
   w.number("tokenizer.ggml.eos_token_id", 259);
   unsigned seed = 1;
@@ -178,19 +191,29 @@ TEST(LlmGguf, DequantizesEveryType) {
   w.tensor("q8_0", 1, 32, 8, q8);
   w.tensor("q4_0", 1, 32, 2, q4_0);
   w.tensor("q4_1", 1, 32, 3, q4_1);
-  w.tensor("q6_k", 1, 256, 14, std::string(210, 'x'));
-  const llm::Gguf file(save(w.finish(), "types.gguf"));
-  EXPECT_EQ(file.tensor("f16"), (Matrix(1, 2) << 1.0f, -2.0f).finished());
-  EXPECT_EQ(file.tensor("bf16"), (Matrix(1, 2) << 1.0f, -2.0f).finished());
+  const llm::GgufFile file(save(w.finish(), "types.gguf"));
+  const auto read = [&](const char* name, Eigen::Index columns) {
+    Matrix matrix(1, columns);
+    file.read(name, matrix);
+    return matrix;
+  };
+  EXPECT_EQ(read("f16", 2), (Matrix(1, 2) << 1.0f, -2.0f).finished());
+  EXPECT_EQ(read("bf16", 2), (Matrix(1, 2) << 1.0f, -2.0f).finished());
   for (int i = 0; i < 32; ++i) {
     const int code = i < 16 ? i : 31 - i;
-    EXPECT_EQ(file.tensor("q8_0")(0, i), 0.5f * float(i - 16));
-    EXPECT_EQ(file.tensor("q4_0")(0, i), 0.5f * float(code - 8));
-    EXPECT_EQ(file.tensor("q4_1")(0, i), 0.5f * float(code) + 1.0f);
+    EXPECT_EQ(read("q8_0", 32)(0, i), 0.5f * float(i - 16));
+    EXPECT_EQ(read("q4_0", 32)(0, i), 0.5f * float(code - 8));
+    EXPECT_EQ(read("q4_1", 32)(0, i), 0.5f * float(code) + 1.0f);
   }
-  EXPECT_THROW(file.tensor("q6_k"), std::runtime_error);
-  EXPECT_THROW(file.tensor("missing"), std::runtime_error);
-  EXPECT_THROW(file.tensor("f16", 2, 1), std::runtime_error);
+  EXPECT_THROW(read("missing", 2), std::runtime_error);
+  EXPECT_THROW(read("f16", 3), std::runtime_error);
+}
+
+TEST(LlmGguf, UnknownTypesAreRefused) {
+  Writer w;
+  w.tensor("q6_k", 1, 256, 14, std::string(210, 'x'));
+  const std::string path = save(w.finish(), "unknown.gguf");
+  EXPECT_THROW(llm::GgufFile{path}, std::runtime_error);
 }
 
 TEST(LlmGguf, EveryTruncationIsRefused) {
@@ -199,7 +222,7 @@ TEST(LlmGguf, EveryTruncationIsRefused) {
     const std::string path = save(whole.substr(0, size), "cut.gguf");
     EXPECT_THROW(
         {
-          const llm::Gguf file(path);
+          const llm::GgufFile file(path);
           const llm::Llama model(file);
         },
         std::runtime_error)
@@ -210,47 +233,52 @@ TEST(LlmGguf, EveryTruncationIsRefused) {
 TEST(LlmTokenizer, SplitsAndMerges) {
   const auto pieces = [](const char* text) {
     std::vector<std::string> list;
-    for (std::string_view piece : llm::split_pieces(text)) list.emplace_back(piece);
+    for (std::string_view rest = text; !rest.empty(); rest.remove_prefix(list.back().size()))
+      list.emplace_back(rest.substr(0, llm::first_piece(rest)));
     return list;
   };
   using List = std::vector<std::string>;
-  EXPECT_EQ(pieces("in 2010, we're"), (List{"in", " ", "2", "0", "1", "0", ",", " we", "'re"}));
+  EXPECT_EQ(pieces("in, we're"), (List{"in", ",", " we", "'re"}));
   EXPECT_EQ(pieces("a   b\n\n c  "), (List{"a", "  ", " b", "\n\n", " c", "  "}));
   EXPECT_EQ(pieces("caf\xc3\xa9 \xe2\x80\x93x\xff"), (List{"caf\xc3\xa9", " \xe2\x80\x93", "x", "\xff"}));
-  const llm::Gguf file(save(tiny_model(), "tokens.gguf"));
+  const llm::GgufFile file(save(tiny_model(), "tokens.gguf"));
   const llm::Tokenizer tokenizer(file);
   EXPECT_EQ(tokenizer.encode("the the"), (std::vector<Token>{257, 258}));
+  EXPECT_EQ(tokenizer.encode("2 10"), (std::vector<Token>{'2', ' ', '1', '0'}));
   EXPECT_EQ(tokenizer.special("<|im_end|>"), 259);
+  EXPECT_EQ(tokenizer.encode_with_specials("th<|im_end|>"), (std::vector<Token>{256, 259}));
+  EXPECT_EQ(tokenizer.encode("th<|im_end|>").front(), 256);
+  EXPECT_GT(tokenizer.encode("th<|im_end|>").size(), 2u);
   const std::string text = "Then \xc3\xa9 7\xf0\x9f\x98\x80!\n";
   std::string back;
-  for (Token t : tokenizer.encode(text)) back += tokenizer.decode(t);
+  for (Token t : tokenizer.encode(text)) back += tokenizer.text(t);
   EXPECT_EQ(back, text);
 }
 
 TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
-  const llm::Gguf file(save(tiny_model(), "model.gguf"));
+  const llm::GgufFile file(save(tiny_model(), "model.gguf"));
   const llm::Llama model(file);
   const std::vector<Token> tokens = random_tokens(50);
   llm::Workers one(1), three(3);
-  const auto whole = llm::make_cache("float", model.cache_shape(), 50),
-             single = llm::make_cache("float", model.cache_shape(), 50);
-  const Matrix at_once = model.forward(tokens, *whole, three);
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    const Matrix logits = model.forward({tokens[i]}, *single, one);
-    EXPECT_LT((logits - at_once.row(Eigen::Index(i))).cwiseAbs().maxCoeff(), 2e-4f);
+  llm::Decoder serial(model, one), parallel(model, three);
+  const auto whole = llm::make_cache("float", model.shape.cache_shape(), 50);
+  const auto single = llm::make_cache("float", model.shape.cache_shape(), 50);
+  const Matrix at_once = parallel.feed(tokens.data(), 50, *whole, 0);
+  for (Eigen::Index i = 0; i < 50; ++i) {
+    const Matrix& logits = serial.feed(&tokens[std::size_t(i)], 1, *single, 0);
+    EXPECT_LT((logits - at_once.row(i)).cwiseAbs().maxCoeff(), 2e-4f);
   }
-  EXPECT_THROW(model.forward({260}, *single, one), std::runtime_error);
 }
 
 TEST(LlmEval, MoreBitsAreCloser) {
-  const llm::Gguf file(save(tiny_model(), "eval.gguf"));
+  const llm::GgufFile file(save(tiny_model(), "eval.gguf"));
   const llm::Llama model(file);
   llm::EvalOptions options;
   options.policies = {"float", "k32v32", "k8v8", "k2v2", "k1v1"};
   options.windows = 2;
   options.context = 400;
   options.skip = 256;
-  const auto results = llm::evaluate(model, random_tokens(800), options, 2);
+  const auto results = llm::evaluate(model, random_tokens(800), options, false);
   ASSERT_EQ(results.size(), 5u);
   EXPECT_EQ(results[0].kld_mean, 0.0);
   EXPECT_EQ(results[0].top1, 1.0);
@@ -260,9 +288,9 @@ TEST(LlmEval, MoreBitsAreCloser) {
   EXPECT_GT(results[4].kld_p99, results[4].kld_median);
   EXPECT_LT(results[3].cache_bytes, results[0].cache_bytes);
   options.skip = 399;
-  EXPECT_THROW(llm::evaluate(model, random_tokens(800), options, 1), std::runtime_error);
+  EXPECT_THROW(llm::evaluate(model, random_tokens(800), options, false), std::runtime_error);
   options.skip = 0;
-  EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, 1), std::runtime_error);
+  EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, false), std::runtime_error);
 }
 
 }  // namespace
