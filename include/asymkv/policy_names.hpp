@@ -2,8 +2,6 @@
 // by policy.hpp alone.
 #pragma once
 
-#include <charconv>
-
 #include "asymkv/policy.hpp"
 #include "asymkv/quantize/panel.hpp"
 
@@ -18,11 +16,14 @@ inline Status name_error(std::string_view part, const char* why) noexcept {
 /// Takes a decimal number without sign or leading zeros off the front of `text`; false if there is none or it is 2^31
 /// or more.
 inline bool take_number(std::string_view& text, Index& value) noexcept {
-  if (text.empty() || text[0] < '0' || text[0] > '9') return false;
-  std::uint32_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || number > 0x7fffffffu || (text[0] == '0' && end != text.data() + 1)) return false;
-  text.remove_prefix(std::size_t(end - text.data()));
+  std::size_t digits = 0;
+  Index number = 0;
+  for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; ++digits) {
+    number = 10 * number + (text[digits] - '0');
+    if (number > 0x7fffffff) return false;
+  }
+  if (digits == 0 || (digits > 1 && text[0] == '0')) return false;
+  text.remove_prefix(digits);
   value = number;
   return true;
 }
