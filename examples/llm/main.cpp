@@ -2,12 +2,17 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <memory>
 
+#include "asymmetry.hpp"
 #include "eval.hpp"
 #include "generate.hpp"
+#include "passkey.hpp"
+#include "policy_list.hpp"
 
 namespace {
 
@@ -25,51 +30,151 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw std::runtime_error(path + ": cannot be written");
 }
 
+/// A model file, open, with all that is made from it.
+struct Model {
+  explicit Model(const std::string& path) : file(path), tokenizer(file), model(file) {}
+  const llm::GgufFile file;
+  const llm::Tokenizer tokenizer;
+  const llm::Llama model;
+};
+
+/// Files that measurements read and write.
+struct Paths {
+  std::string model, text, json;
+
+  void add_to(CLI::App& command) {
+    command.add_option("--model", model, "GGUF file of the llama architecture")->required();
+    command.add_option("--text", text, "File with the text")->required();
+    command.add_option("--json", json, "Write the results to this file, too");
+  }
+  std::vector<llm::Token> read_tokens(const Model& from) const { return from.tokenizer.encode(read_text(text)); }
+  std::string model_name() const { return std::filesystem::path(model).stem().string(); }
+  std::string text_name() const { return std::filesystem::path(text).filename().string(); }
+  template <class Options, class Results>
+  void report(const Options& options, const Results& results) const {
+    std::cout << llm::to_table(results);
+    if (!json.empty()) write_text(json, llm::to_json(model_name(), text_name(), options, results));
+  }
+};
+
+std::FILE* terminal() { return isatty(STDERR_FILENO) == 1 ? stderr : nullptr; }
+
+void add_policies(CLI::App& command, std::string& policies) {
+  command
+      .add_option("--policies", policies,
+                  "Names separated by commas; k{1,2}v1 stands for k1v1,k2v1, and `all` for the paper's settings and "
+                  "the presets")
+      ->required();
+}
+
+// Each of these adds a command, whose options live as long as the callback that runs it.
+
+void add_generate(CLI::App& app) {
+  struct State {
+    std::string model;
+    llm::GenerateOptions options;
+  };
+  const auto state = std::make_shared<State>();
+  llm::GenerateOptions& options = state->options;
+  CLI::App& command = *app.add_subcommand("generate", "Continue a prompt");
+  command.add_option("--model", state->model, "GGUF file of the llama architecture")->required();
+  command.add_option("--prompt", options.prompt, "Text to continue, or to answer")->required();
+  command.add_option("--policy", options.policy, "Cache, e.g. float, KIVI-2, AsymKV-30/0")->capture_default_str();
+  command.add_option("--tokens", options.tokens, "Most tokens to generate")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  command.add_option("--temperature", options.temperature, "0 takes the most probable token")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
+  command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template");
+  command.callback([state] {
+    const Model model(state->model);
+    llm::generate(model.model, model.tokenizer, state->options, std::cout, std::cerr);
+  });
+}
+
+void add_eval(CLI::App& app) {
+  struct State {
+    Paths paths;
+    std::string policies;
+    llm::EvalOptions options;
+  };
+  const auto state = std::make_shared<State>();
+  llm::EvalOptions& options = state->options;
+  CLI::App& command = *app.add_subcommand("eval", "Measure what policies cost against the float cache");
+  state->paths.add_to(command);
+  add_policies(command, state->policies);
+  command.add_option("--first-window", options.first_window, "Windows left out at the start")->capture_default_str();
+  command.add_option("--windows", options.windows, "Consecutive windows of the text")->capture_default_str();
+  command.add_option("--context", options.context, "Tokens of a window")->capture_default_str();
+  command.add_option("--skip", options.skip, "Positions of a window that are not judged")->capture_default_str();
+  command.add_option("--residual", options.residual, "The paper's R, tokens kept in full precision")
+      ->capture_default_str();
+  command.add_option("--chunk", options.chunk, "Tokens fed at once")->capture_default_str();
+  command.callback([state] {
+    const Model model(state->paths.model);
+    state->options.policies = llm::expand_policies(state->policies, model.model.shape.layers);
+    state->paths.report(state->options,
+                        llm::evaluate(model.model, state->paths.read_tokens(model), state->options, terminal()));
+  });
+}
+
+void add_passkey(CLI::App& app) {
+  struct State {
+    Paths paths;
+    std::string policies;
+    llm::PasskeyOptions options;
+  };
+  const auto state = std::make_shared<State>();
+  llm::PasskeyOptions& options = state->options;
+  CLI::App& command = *app.add_subcommand("passkey", "Measure whether policies find a key hidden in a long text");
+  state->paths.add_to(command);
+  add_policies(command, state->policies);
+  command.add_option("--contexts", options.contexts, "Tokens of a trial")->delimiter(',')->capture_default_str();
+  command.add_option("--depths", options.depths, "Where the key stands, 0 the start, 1 the end")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--trials", options.trials, "Of each context and depth")->capture_default_str();
+  command.add_option("--seed", options.seed, "Of the keys and the filler")->capture_default_str();
+  command.callback([state] {
+    const Model model(state->paths.model);
+    state->options.policies = llm::expand_policies(state->policies, model.model.shape.layers);
+    state->paths.report(
+        state->options,
+        llm::find_passkeys(model.model, model.tokenizer, state->paths.read_tokens(model), state->options, terminal()));
+  });
+}
+
+void add_asymmetry(CLI::App& app) {
+  struct State {
+    Paths paths;
+    llm::AsymmetryOptions options;
+  };
+  const auto state = std::make_shared<State>();
+  CLI::App& command = *app.add_subcommand("asymmetry", "Measure what equal errors of keys and values do to attention");
+  state->paths.add_to(command);
+  command.add_option("--windows", state->options.windows, "Windows from the start of the text")->capture_default_str();
+  command.add_option("--context", state->options.context, "Tokens of a window")->capture_default_str();
+  command.add_option("--skip", state->options.skip, "Queries of a window that are not judged")->capture_default_str();
+  command.callback([state] {
+    const Model model(state->paths.model);
+    state->paths.report(state->options, llm::measure_asymmetry(model.model, state->paths.read_tokens(model),
+                                                               state->options, terminal()));
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("A language model that decodes through a quantized key/value cache");
   app.require_subcommand(1);
-  std::string model_path;
-
-  llm::GenerateOptions generation;
-  CLI::App* generate = app.add_subcommand("generate", "Continue a prompt");
-  generate->add_option("--model", model_path, "GGUF file of the llama architecture")->required();
-  generate->add_option("--prompt", generation.prompt, "Text to continue, or to answer")->required();
-  generate->add_option("--policy", generation.policy, "Cache, e.g. float, KIVI-2, AsymKV-30/0")->capture_default_str();
-  generate->add_option("--tokens", generation.tokens, "Most tokens to generate")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  generate->add_option("--temperature", generation.temperature, "0 takes the most probable token")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  generate->add_option("--seed", generation.seed, "Of the draws")->capture_default_str();
-  generate->add_flag("--chat", generation.chat, "Put the prompt into the ChatML template");
-
-  llm::EvalOptions evaluation;
-  std::string text_path, json_path;
-  CLI::App* eval = app.add_subcommand("eval", "Measure what policies cost against the float cache");
-  eval->add_option("--model", model_path, "GGUF file of the llama architecture")->required();
-  eval->add_option("--text", text_path, "File with the text")->required();
-  eval->add_option("--windows", evaluation.windows, "Windows from the start of the text")->capture_default_str();
-  eval->add_option("--context", evaluation.context, "Tokens of a window")->capture_default_str();
-  eval->add_option("--skip", evaluation.skip, "Positions of a window that are not judged")->capture_default_str();
-  eval->add_option("--policies", evaluation.policies, "Names, separated by commas")->required()->delimiter(',');
-  eval->add_option("--json", json_path, "Write the results to this file, too");
-
-  CLI11_PARSE(app, argc, argv);
+  add_generate(app);
+  add_eval(app);
+  add_passkey(app);
+  add_asymmetry(app);
   try {
-    const llm::GgufFile file(model_path);
-    const llm::Tokenizer tokenizer(file);
-    const llm::Llama model(file);
-    if (generate->parsed()) {
-      llm::generate(model, tokenizer, generation, std::cout, std::cerr);
-    } else {
-      const std::vector<llm::Token> text = tokenizer.encode(read_text(text_path));
-      const std::vector<llm::EvalResult> results = llm::evaluate(model, text, evaluation, isatty(STDERR_FILENO) == 1);
-      std::cout << llm::to_table(results);
-      if (!json_path.empty()) write_text(json_path, llm::to_json(results));
-    }
+    CLI11_PARSE(app, argc, argv);
   } catch (const std::exception& error) {
     std::cerr << "llm: " << error.what() << std::endl;
     return 1;
