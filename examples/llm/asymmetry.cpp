@@ -205,7 +205,7 @@ constexpr struct {
                {"output", "output_by_keys", &AsymmetryResult::output_by_keys},
                {"values", "value_error", &AsymmetryResult::value_error},
                {"output", "output_by_values", &AsymmetryResult::output_by_values},
-               {"equalized", "output_by_equalized", &AsymmetryResult::output_by_equalized}};
+               {"as keys", "output_by_equalized", &AsymmetryResult::output_by_equalized}};
 
 std::string table_row(const std::string& name, const AsymmetryResult& result) {
   std::string row = padded(name, 6);
@@ -265,7 +265,7 @@ AsymmetryResult mean(const std::vector<AsymmetryResult>& layers) {
 }
 
 std::string to_table(const std::vector<AsymmetryResult>& layers) {
-  std::string table = "                    keys in 2 bits: error of            values in 2 bits:  scaled\n";
+  std::string table = "           keys in 2 bits: error of their              values in 2 bits: error of\n";
   table += padded("layer", 6);
   char cell[32];
   for (const auto& column : columns) {

@@ -24,7 +24,7 @@ MARKERS = "os^Dv"
 
 
 def read_series(paths):
-    """{model: {policy: (bits, divergence)}}; rows without divergence, as the float cache's, have no place on the axis."""
+    """{model: {policy: (bits, divergence)}}; without float's rows: a divergence of 0 has no place on the axis."""
     series = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
@@ -51,8 +51,8 @@ def overlaps(box, others):
 
 def crossing(box, start, others):
     """How many boxes the line from `start` to the middle of `box` runs through."""
-    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-    steps = [(start[0] + (middle[0] - start[0]) * i / 20, start[1] + (middle[1] - start[1]) * i / 20) for i in range(21)]
+    x, y = (box[0] + box[2]) / 2 - start[0], (box[1] + box[3]) / 2 - start[1]
+    steps = [(start[0] + x * i / 20, start[1] + y * i / 20) for i in range(21)]
     return sum(any(o[0] < x < o[2] and o[1] < y < o[3] for x, y in steps) for o in others)
 
 
