@@ -9,17 +9,21 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// output = softmax(scale * Q K^T + causal mask) V with K and V dequantized. Arguments and errors as KVCache::attend,
-/// but allocates with Eigen, so lack of memory is Eigen's.
+/// output = softmax(scale * Q K^T + causal mask) V with K and V dequantized, in double. Arguments as KVCache::attend;
+/// errors: out_of_range (layer), invalid_argument (shapes); numbers are not checked. Allocates with Eigen, so lack of
+/// memory is Eigen's.
 inline Status reference_attention(const KVCache& cache, Index layer, const ConstTensor& queries, const Tensor& output,
                                   const AttentionParams& params = {}) {
   using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const CacheShape& shape = cache.shape();
   const Index length = cache.length(layer);
-  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim ||
-      queries.tokens > length)
+  if (layer < 0 || layer >= shape.layers)
+    return Status::error(ErrorCode::out_of_range, "layer: does not exist in the cache");
+  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim || queries.tokens < 1 ||
+      queries.tokens > length || queries.data == nullptr)
     return Status::error(ErrorCode::invalid_argument, "queries: shape does not fit the cache");
-  if (output.tokens != queries.tokens || output.heads != queries.heads || output.dim != shape.value_dim)
+  if (output.data == nullptr || output.tokens != queries.tokens || output.heads != queries.heads ||
+      output.dim != shape.value_dim)
     return Status::error(ErrorCode::invalid_argument, "output: shape does not fit the queries");
   const double scale = params.scale == 0.0f ? 1.0 / std::sqrt(double(shape.key_dim)) : double(params.scale);
   Matrix keys(length, shape.key_dim), values(length, shape.value_dim);

@@ -65,7 +65,8 @@ class KVCache {
   }
 
   /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before. `tokens` is at most
-  /// length(), so that trim(length()) repairs a step that broke off between layers.
+  /// length(), so that trim(length()) repairs a step that broke off between layers. Magnitudes that attend() checks for
+  /// overflow are remembered until a trim to 0 or clear().
   virtual Status trim(Index tokens) noexcept = 0;
   /// Drops all tokens and gives their memory back.
   virtual void clear() noexcept = 0;

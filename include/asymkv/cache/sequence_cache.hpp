@@ -161,6 +161,9 @@ class SequenceCache : public KVCache {
     if (options.reserve_tokens < 0 || options.reserve_tokens > Index(1) << 32)
       return Status::error(ErrorCode::invalid_argument, "options: reserve_tokens is %lld; use 0..2^32",
                            number(options.reserve_tokens));
+    if (options.residual_length < 1 || options.residual_length > Index(1) << 32)
+      return Status::error(ErrorCode::invalid_argument, "options: residual_length is %lld; use 1..2^32",
+                           number(options.residual_length));
     if (options.allocator.allocate == nullptr || options.allocator.deallocate == nullptr)
       return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
     Result<const kernels::Table*> table = kernels::choose_table();
@@ -181,8 +184,7 @@ class SequenceCache : public KVCache {
         config.residual_length = options.residual_length;
         config.reserve_tokens = options.reserve_tokens;
         if (!config.format.packed()) continue;
-        if (options.residual_length < config.format.group_size || options.residual_length > Index(1) << 32 ||
-            options.residual_length % config.format.group_size != 0)
+        if (options.residual_length % config.format.group_size != 0)
           return Status::error(ErrorCode::invalid_argument,
                                "options: residual_length is %lld; layer %lld needs a multiple of its group size, %d",
                                number(options.residual_length), number(i), config.format.group_size);
@@ -220,7 +222,7 @@ class SequenceCache : public KVCache {
 
   Status check_queries(const Layer& layer, const ConstTensor& q, const Tensor& out, float scale) const noexcept {
     const Index length = layer.keys.length();
-    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.heads > 1 << 20 || q.dim != shape_.key_dim)
+    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.dim != shape_.key_dim)
       return Status::error(
           ErrorCode::invalid_argument, "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]",
           number(q.tokens), number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
@@ -234,7 +236,9 @@ class SequenceCache : public KVCache {
                            number(shape_.value_dim));
     if (q.data == nullptr || out.data == nullptr)
       return Status::error(ErrorCode::invalid_argument, "%s: data is null", q.data == nullptr ? "queries" : "output");
-    if (!std::isfinite(scale)) return Status::error(ErrorCode::invalid_argument, "params: scale is not finite");
+    if (!(std::fabs(scale) <= 0x1p126f))  // times log2(e) it is still finite
+      return Status::error(ErrorCode::invalid_argument, "params: scale is %g; its magnitude may be 2^126 at most",
+                           double(scale));
     const float magnitude = greatest_magnitude(*kernels_, q);
     if (Status status = check_magnitude(magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
       return status;
@@ -260,12 +264,13 @@ class SequenceCache : public KVCache {
     if (kv_head < 0 || kv_head >= shape_.kv_heads)
       return Status::error(ErrorCode::out_of_range, "kv_head: %lld is not in 0..%lld", number(kv_head),
                            number(shape_.kv_heads - 1));
-    if (out.tokens < 0 || out.heads != 1 || out.dim != from.dim() || (out.data == nullptr && out.tokens > 0))
+    if (out.data == nullptr && out.tokens > 0) return Status::error(ErrorCode::invalid_argument, "out: data is null");
+    if (out.tokens < 0 || out.heads != 1 || out.dim != from.dim())
       return Status::error(ErrorCode::invalid_argument, "out: shape is [%lld, %lld, %lld], must be [count, 1, %lld]",
                            number(out.tokens), number(out.heads), number(out.dim), number(from.dim()));
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
-      return Status::error(ErrorCode::out_of_range, "first: tokens %lld..%lld, but the layer has %lld", number(first),
-                           number(first + out.tokens - 1), number(from.length()));
+      return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
+                           number(out.tokens), number(first), number(from.length()));
     from.read(*kernels_, kv_head, first, out);
     return {};
   }

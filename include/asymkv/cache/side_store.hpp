@@ -51,14 +51,15 @@ class SideStore {
     for (const Page& page : pages_) bytes += page.memory.bytes();
     return bytes;
   }
-  /// Greatest magnitude ever appended since clear().
+  /// Greatest magnitude appended since the side was last empty.
   float greatest() const noexcept { return greatest_; }
   void note_greatest(float magnitude) noexcept { greatest_ = magnitude > greatest_ ? magnitude : greatest_; }
 
   /// Largest magnitude that the side holds.
   float limit() const noexcept {
     if (packed()) return packed_limit;
-    return config_.type == ScalarType::f16 ? 65504.0f : std::numeric_limits<float>::max();
+    if (config_.type == ScalarType::f32) return std::numeric_limits<float>::max();
+    return config_.type == ScalarType::f16 ? 65504.0f : 0x1.FEp127f;
   }
 
   /// Tokens that the next append seals: keys in runs of R, values all but the last R.
@@ -91,6 +92,7 @@ class SideStore {
     next_capacity_ = capacity_for(dense_.count() - due() + tokens);
     return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
   }
+  /// Nothing where nothing was prepared since the last seal(), trim() or clear().
   void cancel() noexcept {
     pages_.shrink(prepared_pages_);
     next_memory_ = Buffer();
@@ -110,6 +112,7 @@ class SideStore {
       dense_.drop_front(tokens);
       remaining -= tokens;
     }
+    prepared_pages_ = pages_.size();
   }
 
   /// Adds tokens at the back; requires prepare() with as many, and seal().
@@ -128,10 +131,13 @@ class SideStore {
     dense_.truncate(0);
     while (pages_.size() > 0 && pages_.back().first >= tokens) pages_.shrink(pages_.size() - 1);
     if (pages_.size() > 0) pages_.back().count = tokens - pages_.back().first;
+    prepared_pages_ = pages_.size();
+    if (tokens == 0) greatest_ = 0.0f;
   }
 
   void clear() noexcept {
     pages_.reset();
+    prepared_pages_ = 0;
     dense_.reset();
     greatest_ = 0.0f;
   }
@@ -193,8 +199,8 @@ class SideStore {
   Array<Page> pages_;
   TokenBuffer dense_;
   float greatest_ = 0.0f;
+  Index prepared_pages_ = 0;  ///< pages in use; pages_ has more between prepare and seal
   // between prepare and append
-  Index prepared_pages_ = 0;
   Index next_capacity_ = 0;
   Buffer next_memory_;
 };

@@ -61,7 +61,7 @@ inline Result<KiviMatrix> export_kivi(const QuantizedMatrix& matrix) {
   return kivi;
 }
 
-/// Errors: as export_kivi; invalid_argument (array sizes, scales or minima that are not finite), out_of_memory.
+/// Errors: as export_kivi; invalid_argument (array sizes), non_finite (scales or minima), out_of_memory.
 inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, Index tokens, Index channels,
                                            const KiviMatrix& kivi) {
   Result<QuantizedMatrix> result =

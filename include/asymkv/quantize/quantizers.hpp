@@ -65,9 +65,11 @@ class Quantizer {
     return dequantize(quantized, tensor(out));
   }
 
+  /// The same for a view of one head, [tokens, 1, channels].
   Result<QuantizedMatrix> quantize(const ConstTensor& matrix) const noexcept {
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
+    if (Status status = check_view(matrix, "matrix"); !status.ok()) return status;
     Result<QuantizedMatrix> result = QuantizedMatrix::create(kSide, format_, matrix.tokens, matrix.dim);
     if (!result.ok()) return result;
     const float greatest = detail::greatest_magnitude(**table, matrix);
@@ -82,6 +84,7 @@ class Quantizer {
   Status dequantize(const QuantizedMatrix& quantized, const Tensor& out) const noexcept {
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
+    if (Status status = check_view(out, "out"); !status.ok()) return status;
     if (quantized.side() != kSide || quantized.format() != format_)
       return Status::error(ErrorCode::invalid_argument, "quantized: made by another quantizer (%s, %d bits, group %d)",
                            side_name(quantized.side()), quantized.bits(), int(quantized.group_size()));
@@ -94,6 +97,14 @@ class Quantizer {
   }
 
  private:
+  static Status check_view(const ConstTensor& view, const char* name) noexcept {
+    if (view.heads != 1)
+      return Status::error(ErrorCode::invalid_argument, "%s: has %lld heads; a quantizer takes one", name,
+                           static_cast<long long>(view.heads));
+    if (view.data == nullptr) return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
+    return {};
+  }
+
   Format format_;
 };
 
