@@ -209,9 +209,81 @@ TEST(LlmGguf, DequantizesEveryType) {
   EXPECT_THROW(read("f16", 3), std::runtime_error);
 }
 
+/// Writes integers of some bits each, one after the other from the lowest bit on: a way to lay out a block's parts that
+/// has nothing in common with how they are read.
+class BitField {
+ public:
+  explicit BitField(std::size_t bytes) : bytes_(bytes, '\0') {}
+  void put(std::size_t bit, int bits, int value) {
+    for (int i = 0; i < bits; ++i)
+      if (value >> i & 1)
+        bytes_[(bit + std::size_t(i)) / 8] = char(bytes_[(bit + std::size_t(i)) / 8] | 1 << (bit + std::size_t(i)) % 8);
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+TEST(LlmGguf, DequantizesFiveBitBlocks) {
+  BitField block(22);
+  block.put(0, 16, 0x3800);  // 0.5
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int code = int(i * 7 % 32);
+    block.put(16 + i, 1, code >> 4);
+    block.put(48 + i % 16 * 8 + i / 16 * 4, 4, code & 15);
+  }
+  Writer w;
+  w.tensor("q5_0", 1, 32, 6, block.bytes());
+  const llm::GgufFile file(save(w.finish(), "q5_0.gguf"));
+  Matrix x(1, 32);
+  file.read("q5_0", x);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(x(0, i), 0.5f * float(i * 7 % 32 - 16)) << i;
+}
+
+TEST(LlmGguf, DequantizesSuperBlocks) {
+  const auto scale_of = [](int j) { return (j * 11 + 38) % 64; };
+  const auto minimum_of = [](int j) { return (j * 23 + 17) % 64; };
+  BitField q4(144), q6(210);
+  q4.put(0, 16, 0x3800);   // 0.5
+  q4.put(16, 16, 0x3400);  // 0.25
+  for (std::size_t j = 0; j < 8; ++j) {
+    const int scale = scale_of(int(j)), minimum = minimum_of(int(j));
+    if (j < 4) {
+      q4.put(32 + 8 * j, 6, scale);
+      q4.put(64 + 8 * j, 6, minimum);
+    } else {
+      q4.put(96 + 8 * (j - 4), 4, scale & 15);
+      q4.put(100 + 8 * (j - 4), 4, minimum & 15);
+      q4.put(38 + 8 * (j - 4), 2, scale >> 4);
+      q4.put(70 + 8 * (j - 4), 2, minimum >> 4);
+    }
+  }
+  for (std::size_t i = 0; i < 256; ++i) q4.put(128 + (i / 64 * 32 + i % 32) * 8 + i / 32 % 2 * 4, 4, int(i * 5 % 16));
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::size_t half = i / 128, run = i / 32 % 4, lane = i % 32;
+    const int code = int(i * 13 % 64);
+    q6.put((half * 64 + run % 2 * 32 + lane) * 8 + run / 2 * 4, 4, code & 15);
+    q6.put(1024 + (half * 32 + lane) * 8 + run * 2, 2, code >> 4);
+  }
+  for (std::size_t j = 0; j < 16; ++j) q6.put(1536 + 8 * j, 8, int(j * 16) - 120);
+  q6.put(1664, 16, 0x3800);
+  Writer w;
+  w.tensor("q4_k", 1, 256, 12, q4.bytes());
+  w.tensor("q6_k", 1, 256, 14, q6.bytes());
+  const llm::GgufFile file(save(w.finish(), "super.gguf"));
+  Matrix four(1, 256), six(1, 256);
+  file.read("q4_k", four);
+  file.read("q6_k", six);
+  for (int i = 0; i < 256; ++i) {
+    EXPECT_EQ(four(0, i), 0.5f * float(scale_of(i / 32) * (i * 5 % 16)) - 0.25f * float(minimum_of(i / 32))) << i;
+    EXPECT_EQ(six(0, i), 0.5f * float((i / 16 * 16 - 120) * (i * 13 % 64 - 32))) << i;
+  }
+}
+
 TEST(LlmGguf, UnknownTypesAreRefused) {
   Writer w;
-  w.tensor("q6_k", 1, 256, 14, std::string(210, 'x'));
+  w.tensor("q3_k", 1, 256, 11, std::string(110, 'x'));
   const std::string path = save(w.finish(), "unknown.gguf");
   EXPECT_THROW(llm::GgufFile{path}, std::runtime_error);
 }
