@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "decoder.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
 #include "policy_cache.hpp"
@@ -295,7 +296,7 @@ TEST(LlmGguf, EveryTruncationIsRefused) {
     EXPECT_THROW(
         {
           const llm::GgufFile file(path);
-          const llm::Llama model(file);
+          const llm::Model model(file);
         },
         std::runtime_error)
         << size;
@@ -329,7 +330,7 @@ TEST(LlmTokenizer, SplitsAndMerges) {
 
 TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
   const llm::GgufFile file(save(tiny_model(), "model.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   const std::vector<Token> tokens = random_tokens(50);
   llm::Workers one(1), three(3);
   llm::Decoder serial(model, one), parallel(model, three);
@@ -344,7 +345,7 @@ TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
 
 TEST(LlmEval, MoreBitsAreCloser) {
   const llm::GgufFile file(save(tiny_model(), "eval.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   llm::EvalOptions options;
   options.policies = {"float", "k32v32", "k8v8", "k2v2", "k1v1"};
   options.windows = 2;

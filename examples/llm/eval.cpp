@@ -81,7 +81,7 @@ class Progress {
 /// One window: a cache per policy, and the reference's, in step.
 class Window {
  public:
-  Window(const Llama& model, Decoder& decoder, const EvalOptions& options, const Token* tokens)
+  Window(const Model& model, Decoder& decoder, const EvalOptions& options, const Token* tokens)
       : decoder_(decoder), options_(options), tokens_(tokens), tallies_(options.policies.size()) {
     const auto shape = model.shape.cache_shape();
     reference_ = make_cache("float", shape, options.context);
@@ -164,7 +164,7 @@ EvalResult summarize(const std::string& policy, const asymkv::CacheShape& shape,
   return result;
 }
 
-void check(const Llama& model, const std::vector<Token>& text, const EvalOptions& options) {
+void check(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
   for (const std::string& policy : options.policies) parse_policy(policy, model.shape.cache_shape());
   if (options.windows < 1 || options.skip < 0 || options.context < options.skip + 2)
@@ -179,7 +179,7 @@ void check(const Llama& model, const std::vector<Token>& text, const EvalOptions
 
 }  // namespace
 
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  bool show_progress) {
   check(model, text, options);
   const int threads = int(std::min(options.windows, Index(std::max(1u, std::thread::hardware_concurrency()))));

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 
 namespace llm {
 
@@ -30,7 +30,7 @@ struct EvalResult {
 
 /// One result per policy, in their order. Windows run in parallel on all cores; `show_progress` writes a line to
 /// stderr. Throws std::runtime_error for bad options, unknown policies and texts that are too short.
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  bool show_progress);
 
 /// The results as a table for people, and as a JSON list of objects with EvalResult's fields.

@@ -32,7 +32,7 @@ std::vector<Token> chat_tokens(const Tokenizer& tokenizer, const std::string& pr
 
 }  // namespace
 
-void generate(const Llama& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
+void generate(const Model& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
               std::ostream& report) {
   const std::vector<Token> prompt =
       options.chat ? chat_tokens(tokenizer, options.prompt) : tokenizer.encode(options.prompt);
