@@ -3,12 +3,12 @@
 #include <cstdio>
 #include <fstream>
 
+#include "byte_level_tokenizer.hpp"
 #include "decoder.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
 #include "policy_cache.hpp"
 #include "support/support.hpp"
-#include "tokenizer.hpp"
 
 namespace {
 
@@ -315,7 +315,7 @@ TEST(LlmTokenizer, SplitsAndMerges) {
   EXPECT_EQ(pieces("a   b\n\n c  "), (List{"a", "  ", " b", "\n\n", " c", "  "}));
   EXPECT_EQ(pieces("caf\xc3\xa9 \xe2\x80\x93x\xff"), (List{"caf\xc3\xa9", " \xe2\x80\x93", "x", "\xff"}));
   const llm::GgufFile file(save(tiny_model(), "tokens.gguf"));
-  const llm::Tokenizer tokenizer(file);
+  const llm::ByteLevelTokenizer tokenizer(file);
   EXPECT_EQ(tokenizer.encode("the the"), (std::vector<Token>{257, 258}));
   EXPECT_EQ(tokenizer.encode("2 10"), (std::vector<Token>{'2', ' ', '1', '0'}));
   EXPECT_EQ(tokenizer.special("<|im_end|>"), 259);

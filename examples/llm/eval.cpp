@@ -179,6 +179,17 @@ void check(const Model& model, const std::vector<Token>& text, const EvalOptions
 
 }  // namespace
 
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context) {
+  std::vector<Token> tokens = tokenizer.encode(text);
+  if (!tokenizer.begin_of_text() || context < 2) return tokens;
+  std::vector<Token> windows;
+  for (const Token token : tokens) {
+    if (Index(windows.size()) % context == 0) windows.push_back(*tokenizer.begin_of_text());
+    windows.push_back(token);
+  }
+  return windows;
+}
+
 std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  bool show_progress) {
   check(model, text, options);

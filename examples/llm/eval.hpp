@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "decoder.hpp"
+#include "tokenizer.hpp"
 
 namespace llm {
 
@@ -27,6 +28,10 @@ struct EvalResult {
   double top1 = 0;               ///< share of positions where both caches find the same token most probable
   double tokens_per_second = 0;  ///< of the model with this cache, all threads together
 };
+
+/// Tokens of a text, cut into windows for `evaluate`: where the model wants a begin-of-text token, each window starts
+/// with it, so that it has context - 1 tokens of the text.
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context);
 
 /// One result per policy, in their order. Windows run in parallel on all cores; `show_progress` writes a line to
 /// stderr. Throws std::runtime_error for bad options, unknown policies and texts that are too short.

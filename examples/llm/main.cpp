@@ -60,12 +60,12 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     const llm::GgufFile file(model_path);
-    const llm::Tokenizer tokenizer(file);
+    const std::unique_ptr<llm::Tokenizer> tokenizer = llm::read_tokenizer(file);
     const llm::Model model(file);
     if (generate->parsed()) {
-      llm::generate(model, tokenizer, generation, std::cout, std::cerr);
+      llm::generate(model, *tokenizer, generation, std::cout, std::cerr);
     } else {
-      const std::vector<llm::Token> text = tokenizer.encode(read_text(text_path));
+      const std::vector<llm::Token> text = llm::window_tokens(*tokenizer, read_text(text_path), evaluation.context);
       const std::vector<llm::EvalResult> results = llm::evaluate(model, text, evaluation, isatty(STDERR_FILENO) == 1);
       std::cout << llm::to_table(results);
       if (!json_path.empty()) write_text(json_path, llm::to_json(results));
