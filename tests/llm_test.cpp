@@ -1,129 +1,27 @@
 // The decoder of examples/llm on a tiny model that the test writes itself.
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 
 #include "byte_level_tokenizer.hpp"
 #include "decoder.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
 #include "policy_cache.hpp"
+#include "support/gguf_writer.hpp"
 #include "support/support.hpp"
 
 namespace {
 
 using llm::Matrix;
 using llm::Token;
-
-/// Writes GGUF by its specification.
-class Writer {
- public:
-  template <class T>
-  void put(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-  void put_string(const std::string& text) {
-    put(std::uint64_t(text.size()));
-    bytes_ += text;
-  }
-  void number(const std::string& key, std::uint32_t value) {
-    put_string(key);
-    put(std::uint32_t(4));
-    put(value);
-    ++values;
-  }
-  void real(const std::string& key, float value) {
-    put_string(key);
-    put(std::uint32_t(6));
-    put(value);
-    ++values;
-  }
-  void text(const std::string& key, const std::string& value) {
-    put_string(key);
-    put(std::uint32_t(8));
-    put_string(value);
-    ++values;
-  }
-  void strings(const std::string& key, const std::vector<std::string>& list) {
-    put_string(key);
-    put(std::uint32_t(9));
-    put(std::uint32_t(8));
-    put(std::uint64_t(list.size()));
-    for (const std::string& s : list) put_string(s);
-    ++values;
-  }
-  void integers(const std::string& key, const std::vector<std::int32_t>& list) {
-    put_string(key);
-    put(std::uint32_t(9));
-    put(std::uint32_t(5));
-    put(std::uint64_t(list.size()));
-    for (std::int32_t i : list) put(i);
-    ++values;
-  }
-  /// Data goes behind all infos; `type` as in the specification.
-  void tensor(const std::string& name, std::uint64_t rows, std::uint64_t columns, std::uint32_t type,
-              const std::string& data) {
-    tensors.push_back({name, rows, columns, type, data});
-  }
-  std::string finish() {
-    std::string body = std::move(bytes_);
-    bytes_ = "GGUF";
-    put(std::uint32_t(3));
-    put(std::uint64_t(tensors.size()));
-    put(values);
-    bytes_ += body;
-    std::uint64_t offset = 0;
-    for (const Tensor& t : tensors) {
-      put_string(t.name);
-      put(std::uint32_t(2));
-      put(t.columns);
-      put(t.rows);
-      put(t.type);
-      put(offset);
-      offset += (t.data.size() + 31) / 32 * 32;
-    }
-    bytes_.resize((bytes_.size() + 31) / 32 * 32);
-    for (const Tensor& t : tensors) {
-      bytes_ += t.data;
-      bytes_.resize((bytes_.size() + 31) / 32 * 32);
-    }
-    return bytes_;
-  }
-
- private:
-  struct Tensor {
-    std::string name;
-    std::uint64_t rows, columns;
-    std::uint32_t type;
-    std::string data;
-  };
-  std::string bytes_;
-  std::uint64_t values = 0;
-  std::vector<Tensor> tensors;
-};
-
-std::string floats(std::size_t count, unsigned seed, float scale, float mean = 0.0f) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(mean, scale);
-  std::string data;
-  for (std::size_t i = 0; i < count; ++i) {
-    const float x = normal(generator);
-    data.append(reinterpret_cast<const char*>(&x), 4);
-  }
-  return data;
-}
-
-std::string save(const std::string& bytes, const char* name) {
-  const std::string path = ::testing::TempDir() + "asymkv_" + std::to_string(::getpid()) + "_" + name;
-  std::ofstream(path, std::ios::binary) << bytes;
-  return path;
-}
+using support::floats;
+using support::GgufWriter;
+using support::save;
 
 constexpr int kLayers = 2, kWidth = 64, kHidden = 96;
 
 /// Every byte is a token; then merges "t h", "th e", "Ġ the"; then one special token.
 std::string tiny_model() {
-  Writer w;
+  GgufWriter w;
   w.text("general.architecture", "llama");
   w.number("llama.block_count", kLayers);
   w.number("llama.context_length", 512);
@@ -178,7 +76,7 @@ std::vector<Token> random_tokens(std::size_t count) {
 }
 
 TEST(LlmGguf, DequantizesEveryType) {
-  Writer w;
+  GgufWriter w;
   std::string q8{0x00, 0x38}, q4_0{0x00, 0x38}, q4_1{0x00, 0x38, 0x00, 0x3c};  // scale 0.5; minimum 1
   for (int i = 0; i < 32; ++i) q8 += char(i - 16);
   for (int i = 0; i < 16; ++i) {
@@ -234,7 +132,7 @@ TEST(LlmGguf, DequantizesFiveBitBlocks) {
     block.put(16 + i, 1, code >> 4);
     block.put(48 + i % 16 * 8 + i / 16 * 4, 4, code & 15);
   }
-  Writer w;
+  GgufWriter w;
   w.tensor("q5_0", 1, 32, 6, block.bytes());
   const llm::GgufFile file(save(w.finish(), "q5_0.gguf"));
   Matrix x(1, 32);
@@ -269,7 +167,7 @@ TEST(LlmGguf, DequantizesSuperBlocks) {
   }
   for (std::size_t j = 0; j < 16; ++j) q6.put(1536 + 8 * j, 8, int(j * 16) - 120);
   q6.put(1664, 16, 0x3800);
-  Writer w;
+  GgufWriter w;
   w.tensor("q4_k", 1, 256, 12, q4.bytes());
   w.tensor("q6_k", 1, 256, 14, q6.bytes());
   const llm::GgufFile file(save(w.finish(), "super.gguf"));
@@ -283,7 +181,7 @@ TEST(LlmGguf, DequantizesSuperBlocks) {
 }
 
 TEST(LlmGguf, UnknownTypesAreRefused) {
-  Writer w;
+  GgufWriter w;
   w.tensor("q3_k", 1, 256, 11, std::string(110, 'x'));
   const std::string path = save(w.finish(), "unknown.gguf");
   EXPECT_THROW(llm::GgufFile{path}, std::runtime_error);
