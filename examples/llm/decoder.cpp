@@ -13,6 +13,29 @@ float norm_factor(const Row& x, float epsilon) {
   return 1.0f / std::sqrt(x.squaredNorm() / float(x.size()) + epsilon);
 }
 
+void rotate_neighbours(Eigen::Ref<Matrix> heads, Index head_dim, const Matrix& cosine, const Matrix& sine) {
+  for (Index token = 0; token < heads.rows(); ++token)
+    for (Index i = 0; i < heads.cols(); i += 2) {
+      const Index pair = i % head_dim / 2;
+      const float c = cosine(token, pair), s = sine(token, pair);
+      const float a = heads(token, i), b = heads(token, i + 1);
+      heads(token, i) = a * c - b * s;
+      heads(token, i + 1) = a * s + b * c;
+    }
+}
+
+void rotate_halves(Eigen::Ref<Matrix> heads, Index head_dim, const Matrix& cosine, const Matrix& sine) {
+  const Index half = head_dim / 2;
+  for (Index token = 0; token < heads.rows(); ++token)
+    for (Index head = 0; head < heads.cols(); head += head_dim)
+      for (Index i = head; i < head + half; ++i) {
+        const float c = cosine(token, i - head), s = sine(token, i - head);
+        const float a = heads(token, i), b = heads(token, i + half);
+        heads(token, i) = a * c - b * s;
+        heads(token, i + half) = a * s + b * c;
+      }
+}
+
 }  // namespace
 
 void require(const asymkv::Status& status) {
@@ -133,19 +156,8 @@ void Decoder::prepare_rotations(Index position, Index count) {
 }
 
 void Decoder::rotate(Eigen::Ref<Matrix> heads, const Rotation& rotation) const {
-  const Index pairs = model_.shape.head_dim / 2;
-  const bool halves = model_.shape.rope_pairs == RopePairs::halves;
-  const Index step = halves ? 1 : 2, distance = halves ? pairs : 1;
-  for (Index token = 0; token < heads.rows(); ++token)
-    for (Index head = 0; head < heads.cols(); head += 2 * pairs)
-      for (Index pair = 0; pair < pairs; ++pair) {
-        const float c = rotation.cosine(token, pair), s = rotation.sine(token, pair);
-        float& x = heads(token, head + step * pair);
-        float& y = heads(token, head + step * pair + distance);
-        const float a = x, b = y;
-        x = a * c - b * s;
-        y = a * s + b * c;
-      }
+  const bool neighbours = model_.shape.rope_pairs == RopePairs::neighbours;
+  (neighbours ? rotate_neighbours : rotate_halves)(heads, model_.shape.head_dim, rotation.cosine, rotation.sine);
 }
 
 }  // namespace llm
