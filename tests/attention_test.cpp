@@ -11,6 +11,7 @@ using support::RowMatrix;
 struct Case {
   int key_bits, value_bits, group;
   Index kv_heads, heads, key_dim, value_dim, length, queries, residual;
+  Index window = 0;
 };
 
 oracle::Matrix head_of(const RowMatrix& x, Index head, Index dim) {
@@ -44,7 +45,8 @@ double error_over_bound(const Case& c, const RowMatrix& output, const RowMatrix&
         query_sum += std::fabs(query.back());
       }
       const double scale = 1.0 / std::sqrt(double(c.key_dim));
-      const auto expected = oracle::attention(query, k, v, past + int(q) + 1, scale);
+      const int last = past + int(q) + 1, first = c.window == 0 ? 0 : std::max(0, last - int(c.window));
+      const auto expected = oracle::attention(query, k, v, first, last, scale);
       // a score is off by at most 3 dim eps |q||k|, and a factor exp(that) reaches the output; sums add a few eps
       const double eps = 6e-8;
       const double bound = value_max * eps * (16.0 + 6.0 * std::sqrt(double(c.key_dim)) * scale * query_sum * key_max);
@@ -74,9 +76,23 @@ double run(const Case& c) {
   EXPECT_TRUE(cache->append(0, tensor(old_keys, c.kv_heads), tensor(old_values, c.kv_heads)).ok());
   EXPECT_TRUE(cache->append(0, tensor(new_keys, c.kv_heads), tensor(new_values, c.kv_heads)).ok());
   RowMatrix output(c.queries, c.heads * c.value_dim);
-  const Status status = cache->attend(0, tensor(queries, c.heads), tensor(output, c.heads));
+  AttentionParams params;
+  params.window = c.window;
+  const Status status = cache->attend(0, tensor(queries, c.heads), tensor(output, c.heads), params);
   EXPECT_TRUE(status.ok()) << status.message();
   return error_over_bound(c, output, queries, keys, values);
+}
+
+void expect_oracle(const std::vector<Case>& cases) {
+  for (Isa isa : support::machine_isas()) {
+    ForcedIsa forced(isa);
+    for (const Case& c : cases) {
+      const double slack = c.key_bits == 16 || c.value_bits == 16 ? 3e4 : 1.0;  // f16 sides round their input
+      EXPECT_LE(run(c), slack) << isa_name(isa) << " k" << c.key_bits << "v" << c.value_bits << " g" << c.group
+                               << " heads " << c.heads << "/" << c.kv_heads << " dim " << c.key_dim << " length "
+                               << c.length << " queries " << c.queries << " window " << c.window;
+    }
+  }
 }
 
 TEST(Attention, EqualsTheOracleEverywhere) {
@@ -89,15 +105,54 @@ TEST(Attention, EqualsTheOracleEverywhere) {
   for (Index queries : {2, 4, 5, 9, 64, 130, 200}) cases.push_back({2, 2, 32, 2, 4, 32, 48, 333, queries, 32});
   for (Index heads : {1, 2, 4, 7, 8, 16, 71}) cases.push_back({1, 4, 128, 1, heads, 32, 32, 300, 1, 128});
   cases.push_back({16, 16, 32, 2, 4, 64, 64, 300, 3, 128});
-  for (Isa isa : support::machine_isas()) {
-    ForcedIsa forced(isa);
-    for (const Case& c : cases) {
-      const double slack = c.key_bits == 16 || c.value_bits == 16 ? 3e4 : 1.0;  // f16 sides round their input
-      EXPECT_LE(run(c), slack) << isa_name(isa) << " k" << c.key_bits << "v" << c.value_bits << " g" << c.group
-                               << " heads " << c.heads << "/" << c.kv_heads << " dim " << c.key_dim << " length "
-                               << c.length << " queries " << c.queries;
-    }
+  expect_oracle(cases);
+}
+
+TEST(Attention, WindowEqualsTheOracle) {
+  // 400 tokens, R = 64: keys are sealed up to 384, values up to 335, pages begin at 0, 128 and 256
+  std::vector<Case> cases;
+  for (Index window : {1, 2, 15, 16, 17, 64, 65, 66, 127, 128, 129, 143, 144, 145, 272, 273, 399, 400, 401, 5000}) {
+    cases.push_back({2, 1, 32, 1, 3, 64, 64, 400, 1, 64, window});
+    cases.push_back({32, 32, 32, 2, 4, 32, 48, 400, 1, 64, window});
+    cases.push_back({2, 2, 32, 1, 4, 32, 32, 400, 150, 64, window});
+    cases.push_back({32, 32, 32, 1, 4, 32, 32, 400, 150, 64, window});
   }
+  for (Index window : {1, 100, 250}) {
+    cases.push_back({32, 2, 32, 1, 2, 32, 32, 400, 7, 64, window});
+    cases.push_back({2, 32, 32, 1, 2, 32, 32, 400, 7, 64, window});
+    cases.push_back({4, 4, 32, 1, 1, 32, 32, 400, 400, 64, window});
+  }
+  expect_oracle(cases);
+}
+
+TEST(Attention, CostFollowsTheWindow) {
+  static int packed_calls, dense_calls;
+  const auto work = [](const char* policy, Index window) {
+    auto cache = AsymKVCache::create({1, 1, 32, 32}, *AsymKVPolicy::parse(policy, 1), {});
+    const RowMatrix x = support::random_matrix(2048, 32, 1), q = support::random_matrix(1, 32, 2);
+    EXPECT_TRUE(cache->append(0, tensor(x, 1), tensor(x, 1)).ok() && cache->seal().ok());
+    kernels::Table counting = **kernels::choose_table();
+    counting.packed_product = [](const kernels::PanelView&, const kernels::Rows&, const kernels::ResultRows&, float*) {
+      ++packed_calls;
+    };
+    counting.dense_scores = [](const kernels::DenseView&, Index, const kernels::Rows&, const kernels::ResultRows&,
+                               float*) { ++dense_calls; };
+    const auto& keys = cache->side(0, Side::keys);
+    const auto& values = cache->side(0, Side::values);
+    AttentionScratch scratch;
+    EXPECT_TRUE(scratch.allocate(32, 32, 4096, {}));
+    RowMatrix out(1, 32);
+    AttentionParams params;
+    params.window = window;
+    packed_calls = dense_calls = 0;
+    detail::attend(counting, keys, values, 1, scratch, tensor(q, 1), tensor(out, 1), params, 1.0f);
+    return packed_calls + dense_calls;
+  };
+  EXPECT_EQ(work("k2v2", 0), 16 + 15);  // the last 128 values are not sealed
+  EXPECT_EQ(work("k2v2", 256), 2 + 1);
+  EXPECT_EQ(work("k2v2", 257), 3 + 2);
+  EXPECT_EQ(work("float", 0), 16);
+  EXPECT_EQ(work("float", 256), 2);
 }
 
 TEST(Attention, ReferenceAgreesAfterTrims) {
@@ -111,8 +166,11 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
     ASSERT_TRUE(cache->append(0, tensor(k, 2), tensor(v, 2)).ok());
     const RowMatrix q = support::random_matrix(count, 6 * 64, unsigned(step) + 7);
     RowMatrix out(count, 6 * 32), expected(count, 6 * 32);
-    ASSERT_TRUE(cache->attend(0, tensor(q, 6), tensor(out, 6)).ok());
-    ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 6), tensor(expected, 6)).ok());
+    AttentionParams params;
+    params.window = step % 2 == 0 ? 0 : 1 + Index(generator() % 200);
+    params.causal = step % 5 != 4;
+    ASSERT_TRUE(cache->attend(0, tensor(q, 6), tensor(out, 6), params).ok());
+    ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 6), tensor(expected, 6), params).ok());
     ASSERT_LT((out - expected).cwiseAbs().maxCoeff(), 4e-4f) << step;
     if (step % 3 != 2) continue;
     ASSERT_TRUE(cache->trim(Index(generator()) % (cache->length() + 1)).ok());
@@ -175,6 +233,11 @@ TEST(Attention, BadInputIsNamed) {
   AttentionParams params;
   params.scale = NAN;
   EXPECT_EQ(code(tensor(q, 4), tensor(out, 4), params), ErrorCode::invalid_argument);
+  params.scale = 0.0f;
+  params.window = -1;
+  EXPECT_EQ(code(tensor(q, 4), tensor(out, 4), params), ErrorCode::invalid_argument);
+  EXPECT_EQ(reference_attention(*cache, 0, tensor(q, 4), tensor(out, 4), params).code(), ErrorCode::invalid_argument);
+  params.window = 0;
   params.scale = 1e37f;
   out.setConstant(7.0f);
   EXPECT_EQ(code(tensor(q, 4), tensor(out, 4), params), ErrorCode::overflow);

@@ -81,7 +81,7 @@ class Progress {
 /// One window: a cache per policy, and the reference's, in step.
 class Window {
  public:
-  Window(const Llama& model, Decoder& decoder, const EvalOptions& options, const Token* tokens)
+  Window(const Model& model, Decoder& decoder, const EvalOptions& options, const Token* tokens)
       : decoder_(decoder), options_(options), tokens_(tokens), tallies_(options.policies.size()) {
     const auto shape = model.shape.cache_shape();
     reference_ = make_cache("float", shape, options.context);
@@ -164,7 +164,7 @@ EvalResult summarize(const std::string& policy, const asymkv::CacheShape& shape,
   return result;
 }
 
-void check(const Llama& model, const std::vector<Token>& text, const EvalOptions& options) {
+void check(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
   for (const std::string& policy : options.policies) parse_policy(policy, model.shape.cache_shape());
   if (options.windows < 1 || options.skip < 0 || options.context < options.skip + 2)
@@ -179,7 +179,18 @@ void check(const Llama& model, const std::vector<Token>& text, const EvalOptions
 
 }  // namespace
 
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context) {
+  std::vector<Token> tokens = tokenizer.encode(text);
+  if (!tokenizer.begin_of_text() || context < 2) return tokens;
+  std::vector<Token> windows;
+  for (const Token token : tokens) {
+    if (Index(windows.size()) % context == 0) windows.push_back(*tokenizer.begin_of_text());
+    windows.push_back(token);
+  }
+  return windows;
+}
+
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  bool show_progress) {
   check(model, text, options);
   const int threads = int(std::min(options.windows, Index(std::max(1u, std::thread::hardware_concurrency()))));

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
+#include "tokenizer.hpp"
 
 namespace llm {
 
@@ -28,9 +29,13 @@ struct EvalResult {
   double tokens_per_second = 0;  ///< of the model with this cache, all threads together
 };
 
+/// Tokens of a text, cut into windows for `evaluate`: where the model wants a begin-of-text token, each window starts
+/// with it, so that it has context - 1 tokens of the text.
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context);
+
 /// One result per policy, in their order. Windows run in parallel on all cores; `show_progress` writes a line to
 /// stderr. Throws std::runtime_error for bad options, unknown policies and texts that are too short.
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  bool show_progress);
 
 /// The results as a table for people, and as a JSON list of objects with EvalResult's fields.

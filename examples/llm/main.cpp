@@ -34,7 +34,7 @@ int main(int argc, char** argv) {
 
   llm::GenerateOptions generation;
   CLI::App* generate = app.add_subcommand("generate", "Continue a prompt");
-  generate->add_option("--model", model_path, "GGUF file of the llama architecture")->required();
+  generate->add_option("--model", model_path, "GGUF file, architecture llama or gemma3")->required();
   generate->add_option("--prompt", generation.prompt, "Text to continue, or to answer")->required();
   generate->add_option("--policy", generation.policy, "Cache, e.g. float, KIVI-2, AsymKV-30/0")->capture_default_str();
   generate->add_option("--tokens", generation.tokens, "Most tokens to generate")
@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
   llm::EvalOptions evaluation;
   std::string text_path, json_path;
   CLI::App* eval = app.add_subcommand("eval", "Measure what policies cost against the float cache");
-  eval->add_option("--model", model_path, "GGUF file of the llama architecture")->required();
+  eval->add_option("--model", model_path, "GGUF file, architecture llama or gemma3")->required();
   eval->add_option("--text", text_path, "File with the text")->required();
   eval->add_option("--windows", evaluation.windows, "Windows from the start of the text")->capture_default_str();
   eval->add_option("--context", evaluation.context, "Tokens of a window")->capture_default_str();
@@ -60,12 +60,12 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     const llm::GgufFile file(model_path);
-    const llm::Tokenizer tokenizer(file);
-    const llm::Llama model(file);
+    const std::unique_ptr<llm::Tokenizer> tokenizer = llm::read_tokenizer(file);
+    const llm::Model model(file);
     if (generate->parsed()) {
-      llm::generate(model, tokenizer, generation, std::cout, std::cerr);
+      llm::generate(model, *tokenizer, generation, std::cout, std::cerr);
     } else {
-      const std::vector<llm::Token> text = tokenizer.encode(read_text(text_path));
+      const std::vector<llm::Token> text = llm::window_tokens(*tokenizer, read_text(text_path), evaluation.context);
       const std::vector<llm::EvalResult> results = llm::evaluate(model, text, evaluation, isatty(STDERR_FILENO) == 1);
       std::cout << llm::to_table(results);
       if (!json_path.empty()) write_text(json_path, llm::to_json(results));

@@ -74,18 +74,18 @@ inline void quantize_values(Matrix& values, int sealed, int group, int bits) {
     quantize_line([&](int c) -> double& { return values(t, c); }, 0, values.columns, group, bits);
 }
 
-/// softmax(scale * q.K[0, visible)) V, and in `magnitude` the same with |v|: what rounding errors are relative to.
+/// softmax(scale * q.K[first, last)) V.
 inline std::vector<double> attention(const std::vector<double>& query, const Matrix& keys, const Matrix& values,
-                                     int visible, double scale) {
-  std::vector<double> weights(std::size_t(visible), 0.0);
+                                     int first, int last, double scale) {
+  std::vector<double> weights(std::size_t(last), 0.0);
   double greatest = -INFINITY, sum = 0.0;
-  for (int t = 0; t < visible; ++t) {
+  for (int t = first; t < last; ++t) {
     for (int c = 0; c < keys.columns; ++c) weights[std::size_t(t)] += scale * query[std::size_t(c)] * keys(t, c);
     greatest = std::fmax(greatest, weights[std::size_t(t)]);
   }
-  for (double& w : weights) sum += w = std::exp(w - greatest);
+  for (int t = first; t < last; ++t) sum += weights[std::size_t(t)] = std::exp(weights[std::size_t(t)] - greatest);
   std::vector<double> out(std::size_t(values.columns), 0.0);
-  for (int t = 0; t < visible; ++t)
+  for (int t = first; t < last; ++t)
     for (int c = 0; c < values.columns; ++c) out[std::size_t(c)] += weights[std::size_t(t)] / sum * values(t, c);
   return out;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "asymkv/attention/parameters.hpp"
 #include "asymkv/attention/scratch.hpp"
@@ -10,6 +11,11 @@
 
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
+
+/// Tokens [begin, end).
+struct TokenRange {
+  Index begin, end;
+};
 
 /// Attention of up to attention_rows query rows that read one kv head. Row r is query token r / group of the block's
 /// first row on, query head kv_head*group + r % group.
@@ -31,17 +37,19 @@ class RowBlock {
     }
   }
 
-  /// Tokens [0, visible(r)) count for row r; visible grows with r.
+  /// Row r sees the TokenRange visible(r), not empty; both of its ends grow with r. Spans that no row sees are skipped.
   template <class Visible>
   void run(Visible visible) noexcept {
-    const Index end = visible(rows_ - 1);
-    for (Index page = 0; page < keys_.pages().size() && keys_.pages()[page].first < end; ++page) {
+    const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
+    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
+         ++page) {
       const Index first = keys_.pages()[page].first;
       clear_scores();
       packed_scores(page);
       finish_span(first, keys_.pages()[page].count, visible);
     }
-    for (Index first = keys_.sealed(); first < end; first += page_tokens) {
+    const Index skipped = begin > keys_.sealed() ? (begin - keys_.sealed()) / page_tokens * page_tokens : 0;
+    for (Index first = keys_.sealed() + skipped; first < end; first += page_tokens) {
       const Index count = keys_.length() - first < page_tokens ? keys_.length() - first : page_tokens;
       clear_scores();
       kernels_.dense_scores(keys_.dense().view(kv_head_, first - keys_.sealed(), count), scratch_.key_stride(),
@@ -77,9 +85,10 @@ class RowBlock {
   template <class Visible>
   void finish_span(Index first, Index count, Visible visible) noexcept {
     for (Index r = 0; r < rows_; ++r) {
-      Index seen = visible(r) - first;
-      seen = seen < 0 ? 0 : seen > count ? count : seen;
+      const TokenRange range = visible(r);
+      const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
       float* row = scratch_.weights() + r * page_tokens;
+      for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
       const float factor = kernels_.softmax(row, seen, scratch_.running_max()[r], scratch_.running_sum()[r]);
       for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
       if (factor != 1.0f)
@@ -91,8 +100,7 @@ class RowBlock {
   /// sums += weights of tokens [first, end) times their values.
   void add_values(Index first, Index end) noexcept {
     Index token = first;
-    for (Index page = first / page_tokens < values_.pages().size() ? first_page(first) : values_.pages().size();
-         token < end && page < values_.pages().size(); ++page) {
+    for (Index page = first_page(values_, first); token < end && page < values_.pages().size(); ++page) {
       const Page& p = values_.pages()[page];
       const Index stop = p.first + p.count < end ? p.first + p.count : end;
       if (stop > token) packed_values(page, token, stop, first);
@@ -105,13 +113,16 @@ class RowBlock {
     }
   }
 
-  /// The page of the values that holds `token`, or the number of pages. Pages are full but where the cache was trimmed,
-  /// so the guess is right or just too low.
-  Index first_page(Index token) const noexcept {
+  /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
+  /// guess is right or just too low.
+  static Index first_page(const SideStore& side, Index token) noexcept {
+    const Array<Page>& pages = side.pages();
     Index page = token / page_tokens;
-    while (page < values_.pages().size() && values_.pages()[page].first + values_.pages()[page].count <= token) ++page;
+    while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
     return page;
   }
+
+  static Index clamp(Index i, Index most) noexcept { return i < 0 ? 0 : i > most ? most : i; }
 
   void packed_values(Index page, Index token, Index stop, Index first) noexcept {
     const PanelLayout& layout = values_.layout();
@@ -153,7 +164,11 @@ inline void attend(const kernels::Table& kernels, const SideStore& keys, const S
       const Index rows = queries.tokens * group - row < attention_rows ? queries.tokens * group - row : attention_rows;
       RowBlock block(kernels, keys, values, scratch, head, rows);
       block.load_queries(queries, row, group, scale * log2_e);
-      block.run([&](Index r) { return params.causal ? length - queries.tokens + (row + r) / group + 1 : length; });
+      block.run([&](Index r) -> TokenRange {
+        const Index own = length - queries.tokens + (row + r) / group;
+        return {params.window > 0 && own >= params.window ? own - params.window + 1 : 0,
+                params.causal ? own + 1 : length};
+      });
       block.store_output(output, row, group);
     }
 }

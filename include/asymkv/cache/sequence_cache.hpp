@@ -78,6 +78,9 @@ class SequenceCache : public KVCache {
   Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                 const AttentionParams& params = {}) noexcept final {
     if (Status status = check_layer(layer); !status.ok()) return status;
+    if (params.window < 0)
+      return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
+                           number(params.window));
     const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
     if (Status status = check_queries(layers_[layer], queries, output, scale); !status.ok()) return status;
     detail::attend(*kernels_, layers_[layer].keys, layers_[layer].values, shape_.kv_heads, scratch_, queries, output,
