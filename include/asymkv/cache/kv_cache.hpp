@@ -20,7 +20,7 @@ struct CacheShape {
 struct CacheBytes {
   Index keys = 0;     ///< sealed pages (packed codes and metadata)
   Index values = 0;   ///< sealed pages (packed codes and metadata)
-  Index dense = 0;    ///< full-precision tokens: residual window, f16 and f32 layers, dense caches
+  Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
   Index scratch = 0;  ///< working memory of attend
   Index tables = 0;   ///< bookkeeping: layers, page tables
   Index total() const noexcept { return keys + values + dense + scratch + tables; }

@@ -66,8 +66,8 @@ class SequenceCache : public KVCache {
     typed_ = true;
     key_type_ = keys.type;
     value_type_ = values.type;
-    to.keys.seal(*kernels_);
-    to.values.seal(*kernels_);
+    to.keys.seal(*kernels_, scratch_.rotated_sums());
+    to.values.seal(*kernels_, scratch_.rotated_sums());
     to.keys.append(keys);
     to.values.append(values);
     to.keys.note_greatest(key_magnitude);
@@ -108,8 +108,8 @@ class SequenceCache : public KVCache {
         }
     }
     for (Layer& layer : layers_) {
-      layer.keys.seal(*kernels_);
-      layer.values.seal(*kernels_);
+      layer.keys.seal(*kernels_, scratch_.rotated_sums());
+      layer.values.seal(*kernels_, scratch_.rotated_sums());
     }
     return {};
   }
@@ -145,7 +145,8 @@ class SequenceCache : public KVCache {
     for (const Layer& layer : layers_) {
       bytes.keys += layer.keys.sealed_bytes();
       bytes.values += layer.values.sealed_bytes();
-      bytes.dense += layer.keys.dense().bytes() + layer.values.dense().bytes();
+      for (const SideStore* side : {&layer.keys, &layer.values})
+        bytes.dense += side->dense().bytes() + side->sinks().bytes();
       bytes.tables += layer.keys.table_bytes() + layer.values.table_bytes();
     }
     return bytes;
@@ -191,7 +192,11 @@ class SequenceCache : public KVCache {
           return Status::error(ErrorCode::invalid_argument,
                                "options: residual_length is %lld; layer %lld needs a multiple of its group size, %d",
                                number(options.residual_length), number(i), config.format.group_size);
-        const Index floats = page_layout(config.format, side, config.dim).metadata_bytes() / 4;
+        if (config.format.mixed() && config.dim > mixed_depth_limit)
+          return Status::error(ErrorCode::unsupported,
+                               "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
+                               number(mixed_depth_limit));
+        const Index floats = page_layout(config.format, side, config.dim).metadata_count();
         metadata_floats = floats > metadata_floats ? floats : metadata_floats;
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
@@ -274,7 +279,8 @@ class SequenceCache : public KVCache {
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
       return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
                            number(out.tokens), number(first), number(from.length()));
-    from.read(*kernels_, kv_head, first, out);
+    PanelMetadata metadata{scratch_.scales(), scratch_.zero_points(), {}};
+    from.read(*kernels_, kv_head, first, out, metadata, scratch_.product(), scratch_.sums());
     return {};
   }
 
@@ -282,7 +288,7 @@ class SequenceCache : public KVCache {
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
   Array<Layer> layers_;
-  AttentionScratch scratch_;
+  mutable AttentionScratch scratch_;  // reading back uses it, too
   bool typed_ = false;
   ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
 };
