@@ -82,7 +82,10 @@ void add_quantizers() {
 int main(int argc, char** argv) {
   add_quantizers<1>();
   add_quantizers<2>();
+  add_quantizers<3>();
   add_quantizers<4>();
+  add_quantizers<5>();
+  add_quantizers<6>();
   add_quantizers<8>();
   for (const char* policy : {"k1v1", "k2v2", "k4v4", "k8v8", "half", "float"})
     for (Index chunk : {1, 512})

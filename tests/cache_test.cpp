@@ -1,57 +1,10 @@
 // The caches' promises: sealed bytes independent of chunking, trim, exact bytes, nothing changed by a failed call.
-#include "support/support.hpp"
+#include "support/cache.hpp"
 
 namespace {
 
 using namespace asymkv;
-using support::CountingAllocator;
-using support::ForcedIsa;
-using support::RowMatrix;
-
-constexpr Index kHeads = 2, kDim = 48;
-constexpr CacheShape kShape{1, kHeads, kDim, kDim};
-
-struct Tokens {
-  RowMatrix keys, values;
-  Tokens(Index n, unsigned seed)
-      : keys(support::random_matrix(n, kHeads * kDim, seed)),
-        values(support::random_matrix(n, kHeads * kDim, seed + 1)) {}
-};
-
-AsymKVCache make_cache(const char* policy, const CacheOptions& options = {}) {
-  Result<AsymKVCache> cache = AsymKVCache::create(kShape, *AsymKVPolicy::parse(policy, 1), options);
-  EXPECT_TRUE(cache.ok()) << cache.status().message();
-  return std::move(*cache);
-}
-
-void append(KVCache& cache, const Tokens& tokens, Index first, Index count) {
-  const RowMatrix keys = tokens.keys.middleRows(first, count), values = tokens.values.middleRows(first, count);
-  const Status status = cache.append(0, tensor(keys, kHeads), tensor(values, kHeads));
-  ASSERT_TRUE(status.ok()) << status.message();
-}
-
-void append_in_chunks(KVCache& cache, const Tokens& tokens, Index first, Index end, Index chunk) {
-  for (; first < end; first += chunk) append(cache, tokens, first, std::min(chunk, end - first));
-}
-
-std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache) {
-  std::vector<unsigned char> bytes;
-  for (Side side : {Side::keys, Side::values}) {
-    for (const Page& page : cache.side(0, side).pages()) {
-      bytes.insert(bytes.end(), page.memory.data(), page.memory.data() + page.memory.bytes());
-      bytes.push_back(static_cast<unsigned char>(page.count));
-    }
-  }
-  return bytes;
-}
-
-RowMatrix read(const KVCache& cache, Side side, Index head, Index first, Index count) {
-  RowMatrix out(count, kDim);
-  const Status status =
-      side == Side::keys ? cache.keys(0, head, first, tensor(out)) : cache.values(0, head, first, tensor(out));
-  EXPECT_TRUE(status.ok()) << status.message();
-  return out;
-}
+using namespace support;
 
 TEST(Cache, SealedBytesDoNotDependOnChunksOrInstructionSet) {
   const Tokens tokens(700, 11);
@@ -176,99 +129,6 @@ TEST(Cache, PagesHaveTheirStatedBytes) {
   EXPECT_EQ(cache.bytes().keys, 8 * kHeads * (8 * 2 * 2 * 64 + 4 * 48 * 4));
   EXPECT_EQ(cache.bytes().values, 7 * kHeads * (3 * 4 * 3 * 64 + 2 * 128 * 4));
   EXPECT_EQ(cache.bytes().keys, 8 * AsymKVPolicy::parse("k2v32", 1)->bytes(kShape, 128) - 1024 * kHeads * kDim * 4);
-}
-
-TEST(Cache, AFailingAllocatorChangesNothing) {
-  const Tokens tokens(600, 4);
-  for (Index fail = 0;; ++fail) {
-    CountingAllocator counting;
-    CacheOptions options;
-    options.allocator = counting.allocator();
-    AsymKVCache cache = make_cache("k2v1", options);
-    append(cache, tokens, 0, 300);
-    const std::vector<unsigned char> sealed = sealed_bytes(cache);
-    const CacheBytes bytes = cache.bytes();
-    const RowMatrix keys = read(cache, Side::keys, 0, 0, 300);
-    counting.fail_at = counting.calls + fail;
-    const RowMatrix k = tokens.keys.middleRows(300, 300), v = tokens.values.middleRows(300, 300);
-    const Status status = cache.append(0, tensor(k, kHeads), tensor(v, kHeads));
-    if (status.ok()) {
-      EXPECT_GT(fail, 4);
-      break;
-    }
-    EXPECT_EQ(status.code(), ErrorCode::out_of_memory);
-    EXPECT_EQ(cache.length(), 300);
-    EXPECT_EQ(sealed_bytes(cache), sealed);
-    EXPECT_EQ(read(cache, Side::keys, 0, 0, 300), keys);
-    EXPECT_EQ(cache.bytes().keys, bytes.keys);
-    EXPECT_EQ(cache.bytes().dense, bytes.dense);
-    EXPECT_EQ(cache.bytes().total(), counting.bytes);
-    counting.fail_at = -1;
-    append(cache, tokens, 300, 300);
-    EXPECT_EQ(cache.length(), 600);
-  }
-}
-
-void expect_error(const Status& status, ErrorCode code, const char* argument) {
-  EXPECT_EQ(status.code(), code) << status.message();
-  EXPECT_EQ(std::strncmp(status.message(), argument, std::strlen(argument)), 0) << status.message();
-}
-
-TEST(Cache, BadInputIsNamedAndChangesNothing) {
-  Tokens tokens(200, 6);
-  for (const char* policy : {"KIVI-2", "k16v16"}) {
-    AsymKVCache cache = make_cache(policy);
-    append(cache, tokens, 0, 200);
-    const ConstTensor k = tensor(tokens.keys, kHeads), v = tensor(tokens.values, kHeads);
-    expect_error(cache.append(1, k, v), ErrorCode::out_of_range, "layer");
-    expect_error(cache.append(-1, k, v), ErrorCode::out_of_range, "layer");
-    expect_error(cache.append(0, tensor(tokens.keys, 1), v), ErrorCode::invalid_argument, "keys");
-    expect_error(cache.append(0, k, tensor(tokens.values, 5)), ErrorCode::invalid_argument, "values");
-    ConstTensor fewer = v;
-    fewer.tokens = 199;
-    expect_error(cache.append(0, k, fewer), ErrorCode::invalid_argument, "values");
-    ConstTensor null = k;
-    null.data = nullptr;
-    expect_error(cache.append(0, null, v), ErrorCode::invalid_argument, "keys");
-    const Eigen::Matrix<Eigen::half, -1, -1, Eigen::RowMajor> half = tokens.keys.cast<Eigen::half>();
-    expect_error(cache.append(0, tensor(half, kHeads), v), ErrorCode::invalid_argument, "keys");
-    for (float bad : {NAN, INFINITY, -INFINITY, 65505.0f, -3e38f}) {
-      const ErrorCode code = std::isfinite(bad) ? ErrorCode::overflow : ErrorCode::non_finite;
-      RowMatrix with = tokens.keys;
-      with(199, kHeads * kDim - 1) = bad;
-      expect_error(cache.append(0, tensor(with, kHeads), v), code, "keys");
-      expect_error(cache.append(0, k, tensor(with, kHeads)), code, "values");
-    }
-    EXPECT_EQ(cache.length(), 200);
-    RowMatrix out(3, kDim);
-    expect_error(cache.keys(0, 2, 0, tensor(out)), ErrorCode::out_of_range, "kv_head");
-    expect_error(cache.keys(0, 0, 198, tensor(out)), ErrorCode::out_of_range, "first");
-    expect_error(cache.values(0, 0, -1, tensor(out)), ErrorCode::out_of_range, "first");
-    expect_error(cache.values(0, 0, 0, tensor(out, 2)), ErrorCode::invalid_argument, "out");
-    expect_error(cache.trim(201), ErrorCode::out_of_range, "tokens");
-    expect_error(cache.trim(-1), ErrorCode::out_of_range, "tokens");
-  }
-}
-
-TEST(Cache, BadOptionsAreNamed) {
-  const AsymKVPolicy policy = *AsymKVPolicy::parse("k2g64v2", 1);
-  const auto code = [&](CacheShape shape, CacheOptions options) {
-    return AsymKVCache::create(shape, policy, options).status().code();
-  };
-  CacheOptions options;
-  for (Index residual : {Index(0), Index(32), Index(100), Index(-64)}) {
-    options.residual_length = residual;
-    EXPECT_EQ(code(kShape, options), ErrorCode::invalid_argument) << residual;
-  }
-  EXPECT_EQ(code({1, 0, 64, 64}, {}), ErrorCode::invalid_argument);
-  EXPECT_EQ(code({1, 1, 64, 1025}, {}), ErrorCode::invalid_argument);
-  EXPECT_EQ(code({2, 1, 64, 64}, {}), ErrorCode::invalid_argument);
-  EXPECT_EQ(code({1, Index(1) << 60, 64, 64}, {}), ErrorCode::invalid_argument);
-  CountingAllocator counting;
-  counting.fail_at = 0;
-  options = {};
-  options.allocator = counting.allocator();
-  EXPECT_EQ(code(kShape, options), ErrorCode::out_of_memory);
 }
 
 TEST(Cache, TrimRepairsABrokenStep) {

@@ -1,134 +1,34 @@
 // The decoder of examples/llm on a tiny model that the test writes itself.
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "asymmetry.hpp"
+#include "byte_level_tokenizer.hpp"
+#include "decoder.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
 #include "passkey.hpp"
 #include "policy_cache.hpp"
 #include "policy_list.hpp"
 #include "statistics.hpp"
+#include "support/gguf_writer.hpp"
 #include "support/support.hpp"
-#include "tokenizer.hpp"
 
 namespace {
 
 using llm::Matrix;
 using llm::Token;
-
-/// Writes GGUF by its specification.
-class Writer {
- public:
-  template <class T>
-  void put(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
-  }
-  void put_string(const std::string& text) {
-    put(std::uint64_t(text.size()));
-    bytes_ += text;
-  }
-  void number(const std::string& key, std::uint32_t value) {
-    put_string(key);
-    put(std::uint32_t(4));
-    put(value);
-    ++values;
-  }
-  void real(const std::string& key, float value) {
-    put_string(key);
-    put(std::uint32_t(6));
-    put(value);
-    ++values;
-  }
-  void text(const std::string& key, const std::string& value) {
-    put_string(key);
-    put(std::uint32_t(8));
-    put_string(value);
-    ++values;
-  }
-  void strings(const std::string& key, const std::vector<std::string>& list) {
-    put_string(key);
-    put(std::uint32_t(9));
-    put(std::uint32_t(8));
-    put(std::uint64_t(list.size()));
-    for (const std::string& s : list) put_string(s);
-    ++values;
-  }
-  void integers(const std::string& key, const std::vector<std::int32_t>& list) {
-    put_string(key);
-    put(std::uint32_t(9));
-    put(std::uint32_t(5));
-    put(std::uint64_t(list.size()));
-    for (std::int32_t i : list) put(i);
-    ++values;
-  }
-  /// Data goes behind all infos; `type` as in the specification.
-  void tensor(const std::string& name, std::uint64_t rows, std::uint64_t columns, std::uint32_t type,
-              const std::string& data) {
-    tensors.push_back({name, rows, columns, type, data});
-  }
-  std::string finish() {
-    std::string body = std::move(bytes_);
-    bytes_ = "GGUF";
-    put(std::uint32_t(3));
-    put(std::uint64_t(tensors.size()));
-    put(values);
-    bytes_ += body;
-    std::uint64_t offset = 0;
-    for (const Tensor& t : tensors) {
-      put_string(t.name);
-      put(std::uint32_t(2));
-      put(t.columns);
-      put(t.rows);
-      put(t.type);
-      put(offset);
-      offset += (t.data.size() + 31) / 32 * 32;
-    }
-    bytes_.resize((bytes_.size() + 31) / 32 * 32);
-    for (const Tensor& t : tensors) {
-      bytes_ += t.data;
-      bytes_.resize((bytes_.size() + 31) / 32 * 32);
-    }
-    return bytes_;
-  }
-
- private:
-  struct Tensor {
-    std::string name;
-    std::uint64_t rows, columns;
-    std::uint32_t type;
-    std::string data;
-  };
-  std::string bytes_;
-  std::uint64_t values = 0;
-  std::vector<Tensor> tensors;
-};
-
-std::string floats(std::size_t count, unsigned seed, float scale, float mean = 0.0f) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(mean, scale);
-  std::string data;
-  for (std::size_t i = 0; i < count; ++i) {
-    const float x = normal(generator);
-    data.append(reinterpret_cast<const char*>(&x), 4);
-  }
-  return data;
-}
-
-std::string save(const std::string& bytes, const char* name) {
-  const std::string path = ::testing::TempDir() + "asymkv_" + std::to_string(::getpid()) + "_" + name;
-  std::ofstream(path, std::ios::binary) << bytes;
-  return path;
-}
+using support::floats;
+using support::GgufWriter;
+using support::save;
 
 constexpr int kLayers = 2, kWidth = 64, kHidden = 96;
 
 /// Every byte is a token; then merges "t h", "th e", "Ġ the"; then one special token.
 std::string tiny_model() {
-  Writer w;
+  GgufWriter w;
   w.text("general.architecture", "llama");
   w.number("llama.block_count", kLayers);
   w.number("llama.context_length", 512);
@@ -183,7 +83,7 @@ std::vector<Token> random_tokens(std::size_t count) {
 }
 
 TEST(LlmGguf, DequantizesEveryType) {
-  Writer w;
+  GgufWriter w;
   std::string q8{0x00, 0x38}, q4_0{0x00, 0x38}, q4_1{0x00, 0x38, 0x00, 0x3c};  // scale 0.5; minimum 1
   for (int i = 0; i < 32; ++i) q8 += char(i - 16);
   for (int i = 0; i < 16; ++i) {
@@ -215,9 +115,81 @@ TEST(LlmGguf, DequantizesEveryType) {
   EXPECT_THROW(read("f16", 3), std::runtime_error);
 }
 
+/// Writes integers of some bits each, one after the other from the lowest bit on: a way to lay out a block's parts that
+/// has nothing in common with how they are read.
+class BitField {
+ public:
+  explicit BitField(std::size_t bytes) : bytes_(bytes, '\0') {}
+  void put(std::size_t bit, int bits, int value) {
+    for (int i = 0; i < bits; ++i)
+      if (value >> i & 1)
+        bytes_[(bit + std::size_t(i)) / 8] = char(bytes_[(bit + std::size_t(i)) / 8] | 1 << (bit + std::size_t(i)) % 8);
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+TEST(LlmGguf, DequantizesFiveBitBlocks) {
+  BitField block(22);
+  block.put(0, 16, 0x3800);  // 0.5
+  for (std::size_t i = 0; i < 32; ++i) {
+    const int code = int(i * 7 % 32);
+    block.put(16 + i, 1, code >> 4);
+    block.put(48 + i % 16 * 8 + i / 16 * 4, 4, code & 15);
+  }
+  GgufWriter w;
+  w.tensor("q5_0", 1, 32, 6, block.bytes());
+  const llm::GgufFile file(save(w.finish(), "q5_0.gguf"));
+  Matrix x(1, 32);
+  file.read("q5_0", x);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(x(0, i), 0.5f * float(i * 7 % 32 - 16)) << i;
+}
+
+TEST(LlmGguf, DequantizesSuperBlocks) {
+  const auto scale_of = [](int j) { return (j * 11 + 38) % 64; };
+  const auto minimum_of = [](int j) { return (j * 23 + 17) % 64; };
+  BitField q4(144), q6(210);
+  q4.put(0, 16, 0x3800);   // 0.5
+  q4.put(16, 16, 0x3400);  // 0.25
+  for (std::size_t j = 0; j < 8; ++j) {
+    const int scale = scale_of(int(j)), minimum = minimum_of(int(j));
+    if (j < 4) {
+      q4.put(32 + 8 * j, 6, scale);
+      q4.put(64 + 8 * j, 6, minimum);
+    } else {
+      q4.put(96 + 8 * (j - 4), 4, scale & 15);
+      q4.put(100 + 8 * (j - 4), 4, minimum & 15);
+      q4.put(38 + 8 * (j - 4), 2, scale >> 4);
+      q4.put(70 + 8 * (j - 4), 2, minimum >> 4);
+    }
+  }
+  for (std::size_t i = 0; i < 256; ++i) q4.put(128 + (i / 64 * 32 + i % 32) * 8 + i / 32 % 2 * 4, 4, int(i * 5 % 16));
+  for (std::size_t i = 0; i < 256; ++i) {
+    const std::size_t half = i / 128, run = i / 32 % 4, lane = i % 32;
+    const int code = int(i * 13 % 64);
+    q6.put((half * 64 + run % 2 * 32 + lane) * 8 + run / 2 * 4, 4, code & 15);
+    q6.put(1024 + (half * 32 + lane) * 8 + run * 2, 2, code >> 4);
+  }
+  for (std::size_t j = 0; j < 16; ++j) q6.put(1536 + 8 * j, 8, int(j * 16) - 120);
+  q6.put(1664, 16, 0x3800);
+  GgufWriter w;
+  w.tensor("q4_k", 1, 256, 12, q4.bytes());
+  w.tensor("q6_k", 1, 256, 14, q6.bytes());
+  const llm::GgufFile file(save(w.finish(), "super.gguf"));
+  Matrix four(1, 256), six(1, 256);
+  file.read("q4_k", four);
+  file.read("q6_k", six);
+  for (int i = 0; i < 256; ++i) {
+    EXPECT_EQ(four(0, i), 0.5f * float(scale_of(i / 32) * (i * 5 % 16)) - 0.25f * float(minimum_of(i / 32))) << i;
+    EXPECT_EQ(six(0, i), 0.5f * float((i / 16 * 16 - 120) * (i * 13 % 64 - 32))) << i;
+  }
+}
+
 TEST(LlmGguf, UnknownTypesAreRefused) {
-  Writer w;
-  w.tensor("q6_k", 1, 256, 14, std::string(210, 'x'));
+  GgufWriter w;
+  w.tensor("q3_k", 1, 256, 11, std::string(110, 'x'));
   const std::string path = save(w.finish(), "unknown.gguf");
   EXPECT_THROW(llm::GgufFile{path}, std::runtime_error);
 }
@@ -229,7 +201,7 @@ TEST(LlmGguf, EveryTruncationIsRefused) {
     EXPECT_THROW(
         {
           const llm::GgufFile file(path);
-          const llm::Llama model(file);
+          const llm::Model model(file);
         },
         std::runtime_error)
         << size;
@@ -248,7 +220,7 @@ TEST(LlmTokenizer, SplitsAndMerges) {
   EXPECT_EQ(pieces("a   b\n\n c  "), (List{"a", "  ", " b", "\n\n", " c", "  "}));
   EXPECT_EQ(pieces("caf\xc3\xa9 \xe2\x80\x93x\xff"), (List{"caf\xc3\xa9", " \xe2\x80\x93", "x", "\xff"}));
   const llm::GgufFile file(save(tiny_model(), "tokens.gguf"));
-  const llm::Tokenizer tokenizer(file);
+  const llm::ByteLevelTokenizer tokenizer(file);
   EXPECT_EQ(tokenizer.encode("the the"), (std::vector<Token>{257, 258}));
   EXPECT_EQ(tokenizer.encode("2 10"), (std::vector<Token>{'2', ' ', '1', '0'}));
   EXPECT_EQ(tokenizer.special("<|im_end|>"), 259);
@@ -263,7 +235,7 @@ TEST(LlmTokenizer, SplitsAndMerges) {
 
 TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
   const llm::GgufFile file(save(tiny_model(), "model.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   const std::vector<Token> tokens = random_tokens(50);
   llm::Workers one(1), three(3);
   llm::Decoder serial(model, one), parallel(model, three);
@@ -278,7 +250,7 @@ TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
 
 TEST(LlmEval, MoreBitsAreCloser) {
   const llm::GgufFile file(save(tiny_model(), "eval.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   llm::EvalOptions options;
   options.policies = {"float", "k32v32", "k8v8", "k2v2", "k1v1"};
   options.windows = 2;
@@ -301,7 +273,7 @@ TEST(LlmEval, MoreBitsAreCloser) {
 
 TEST(LlmEval, FirstWindowSplitsAText) {
   const llm::GgufFile file(save(tiny_model(), "split.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   const std::vector<Token> text = random_tokens(900);
   llm::EvalOptions options;
   options.policies = {"k2v2"};
@@ -321,7 +293,7 @@ TEST(LlmEval, FirstWindowSplitsAText) {
 
 TEST(LlmEval, ResidualKeepsRecentTokensExact) {
   const llm::GgufFile file(save(tiny_model(), "residual.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   llm::EvalOptions options;
   options.policies = {"k1v1"};
   options.windows = 1;
@@ -337,23 +309,21 @@ TEST(LlmEval, ResidualKeepsRecentTokensExact) {
   EXPECT_THROW(llm::evaluate(model, random_tokens(384), options, nullptr), std::runtime_error);
 }
 
-TEST(LlmEval, JsonHasEveryField) {
+TEST(LlmEval, JsonIsAListOfEveryField) {
   llm::EvalResult result;
   result.policy = "k2v1";
   result.kld_p999 = 0.5;
-  llm::EvalOptions options;
-  options.first_window = 7;
-  const auto json = nlohmann::json::parse(llm::to_json("tiny", "random", options, {result}));
-  EXPECT_EQ(json.at("model"), "tiny");
-  EXPECT_EQ(json.at("text"), "random");
-  EXPECT_EQ(json.at("first_window"), 7);
-  for (const char* name : {"windows", "context", "skip", "residual", "chunk"}) EXPECT_TRUE(json.contains(name)) << name;
-  const auto& row = json.at("results").at(0);
-  EXPECT_EQ(row.at("policy"), "k2v1");
-  EXPECT_EQ(row.at("kld_p999"), 0.5);
-  for (const char* name : {"payload_bits", "all_in_bits", "cache_bytes", "perplexity", "kld_mean", "kld_median",
-                           "kld_p99", "top1", "tokens_per_second"})
-    EXPECT_TRUE(row.contains(name)) << name;
+  const auto json = nlohmann::json::parse(llm::to_json("tiny", {result, {}}));
+  ASSERT_TRUE(json.is_array());
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[0].at("policy"), "k2v1");
+  EXPECT_EQ(json[0].at("kld_p999"), 0.5);
+  std::set<std::string> names;
+  for (const auto& item : json[1].items()) names.insert(item.key());
+  EXPECT_EQ(names,
+            (std::set<std::string>{"all_in_bits", "cache_bytes", "kld_mean", "kld_median", "kld_p99", "kld_p999",
+                                   "model", "payload_bits", "perplexity", "policy", "tokens_per_second", "top1"}));
+  for (const auto& row : json) EXPECT_EQ(row.at("model"), "tiny");
   EXPECT_NE(llm::to_table({result}).find("p99.9"), std::string::npos);
 }
 
@@ -380,6 +350,8 @@ TEST(LlmPolicyList, NamesSweepsAndAll) {
   const List paper{"float", "KIVI-4", "KIVI-2", "AsymKV-30/0", "AsymKV-0/30", "AsymKV-15/0", "AsymKV-0/15"};
   ASSERT_GE(all.size(), paper.size());
   EXPECT_EQ(List(all.begin(), all.begin() + int(paper.size())), paper);
+  for (int i = 0; i < asymkv::preset_count; ++i)
+    EXPECT_EQ(std::count(all.begin(), all.end(), asymkv::presets()[i].name), 1) << asymkv::presets()[i].name;
   for (const llm::Index layers : {1, 2, 5, 30})
     for (const std::string& name : llm::expand_policies("all", layers))
       EXPECT_TRUE(asymkv::AsymKVPolicy::parse(name, layers).ok()) << name << " of " << layers;
@@ -389,7 +361,7 @@ TEST(LlmPolicyList, NamesSweepsAndAll) {
 
 TEST(LlmPasskey, TrialHidesTheKeyAtItsDepth) {
   const llm::GgufFile file(save(tiny_model(), "trial.gguf"));
-  const llm::Tokenizer tokenizer(file);
+  const llm::ByteLevelTokenizer tokenizer(file);
   const std::vector<Token> text = tokenizer.encode(std::string(1000, 'x'));
   std::set<std::string> keys;
   std::size_t last = 0;
@@ -415,8 +387,8 @@ TEST(LlmPasskey, TrialHidesTheKeyAtItsDepth) {
 
 TEST(LlmPasskey, ScoresEveryPolicyOnTheSameTrials) {
   const llm::GgufFile file(save(tiny_model(), "passkey.gguf"));
-  const llm::Llama model(file);
-  const llm::Tokenizer tokenizer(file);
+  const llm::Model model(file);
+  const llm::ByteLevelTokenizer tokenizer(file);
   llm::PasskeyOptions options;
   options.policies = {"k1v1", "float", "k32v32"};
   options.contexts = {400, 450};
@@ -450,7 +422,7 @@ TEST(LlmPasskey, ScoresEveryPolicyOnTheSameTrials) {
 
 TEST(LlmAsymmetry, KeyErrorsGoThroughScoresAndValueErrorsDoNot) {
   const llm::GgufFile file(save(tiny_model(), "asymmetry.gguf"));
-  const llm::Llama model(file);
+  const llm::Model model(file);
   llm::AsymmetryOptions options;
   options.windows = 2;
   options.context = 160;

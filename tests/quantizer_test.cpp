@@ -220,4 +220,30 @@ TEST(Quantizer, BadInputIsNamed) {
   EXPECT_EQ(import_kivi(Side::keys, 2, 32, 32, 32, kivi).status().code(), ErrorCode::invalid_argument);
 }
 
+TEST(Quantizer, ViewsOfOneHeadAlone) {
+  const RowMatrix x = support::random_matrix(32, 64, 1);
+  RowMatrix out = RowMatrix::Constant(32, 64, 7.0f);
+  const KeyQuantizer<2> quantizer;
+  const auto q = quantizer.quantize(tensor(x));
+  ASSERT_TRUE(q.ok());
+  const auto refused = [&](ConstTensor matrix, Tensor to) {
+    EXPECT_EQ(quantizer.quantize(matrix).status().code(), ErrorCode::invalid_argument);
+    EXPECT_EQ(quantizer.dequantize(*q, to).code(), ErrorCode::invalid_argument);
+  };
+  refused(tensor(x, 2), tensor(out, 2));
+  ConstTensor matrix = tensor(x);
+  Tensor to = tensor(out);
+  matrix.heads = to.heads = 0;
+  refused(matrix, to);
+  matrix.heads = to.heads = 2;
+  refused(matrix, to);
+  matrix = tensor(x);
+  to = tensor(out);
+  matrix.data = nullptr;
+  to.data = nullptr;
+  refused(matrix, to);
+  EXPECT_TRUE((out.array() == 7.0f).all());
+  EXPECT_TRUE(quantizer.dequantize(*q, tensor(out)).ok());
+}
+
 }  // namespace

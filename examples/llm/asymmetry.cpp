@@ -224,7 +224,7 @@ nlohmann::ordered_json json_row(const AsymmetryResult& result) {
   return row;
 }
 
-void check(const Llama& model, const std::vector<Token>& text, const AsymmetryOptions& options) {
+void check(const Model& model, const std::vector<Token>& text, const AsymmetryOptions& options) {
   if (options.windows < 1 || options.skip < 0 || options.context <= options.skip)
     throw std::runtime_error("windows must be at least 1, skip at least 0, and context more than skip");
   if (options.context > model.shape.context)
@@ -235,7 +235,7 @@ void check(const Llama& model, const std::vector<Token>& text, const AsymmetryOp
 
 }  // namespace
 
-std::vector<AsymmetryResult> measure_asymmetry(const Llama& model, const std::vector<Token>& text,
+std::vector<AsymmetryResult> measure_asymmetry(const Model& model, const std::vector<Token>& text,
                                                const AsymmetryOptions& options, std::FILE* progress) {
   check(model, text, options);
   const asymkv::CacheShape shape = model.shape.cache_shape();

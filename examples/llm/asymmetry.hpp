@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 
 namespace llm {
 
@@ -32,7 +32,7 @@ struct AsymmetryResult {
 /// One result per layer. Windows run in parallel on all cores; a line of progress is written to `progress` unless that
 /// is null. Throws std::runtime_error for bad options and texts that are too short. Local attention is not known here:
 /// every query sees all tokens before it.
-std::vector<AsymmetryResult> measure_asymmetry(const Llama& model, const std::vector<Token>& text,
+std::vector<AsymmetryResult> measure_asymmetry(const Model& model, const std::vector<Token>& text,
                                                const AsymmetryOptions& options, std::FILE* progress);
 
 /// The mean over layers.

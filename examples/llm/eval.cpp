@@ -111,7 +111,7 @@ EvalResult summarize(const std::string& policy, const asymkv::CacheShape& shape,
   return result;
 }
 
-void check(const Llama& model, const std::vector<Token>& text, const EvalOptions& options) {
+void check(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
   for (const std::string& policy : options.policies)  // what is wrong with one shows here, not after minutes
     make_cache(policy, model.shape.cache_shape(), options.context, options.residual);
@@ -126,14 +126,25 @@ void check(const Llama& model, const std::vector<Token>& text, const EvalOptions
                              std::to_string(windows) + " windows of " + std::to_string(options.context));
 }
 
-std::vector<Token> window_tokens(const std::vector<Token>& text, const EvalOptions& options, Index window) {
+std::vector<Token> tokens_of(Index window, const std::vector<Token>& text, const EvalOptions& options) {
   const auto first = text.begin() + (options.first_window + window) * options.context;
   return std::vector<Token>(first, first + options.context);
 }
 
 }  // namespace
 
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context) {
+  std::vector<Token> tokens = tokenizer.encode(text);
+  if (!tokenizer.begin_of_text() || context < 2) return tokens;
+  std::vector<Token> windows;
+  for (const Token token : tokens) {
+    if (Index(windows.size()) % context == 0) windows.push_back(*tokenizer.begin_of_text());
+    windows.push_back(token);
+  }
+  return windows;
+}
+
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  std::FILE* progress) {
   check(model, text, options);
   const asymkv::CacheShape shape = model.shape.cache_shape();
@@ -142,7 +153,7 @@ std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& t
   std::vector<Tally> totals(options.policies.size());
   std::mutex totals_mutex;
   run_jobs(model, options.windows, [&](Decoder& decoder, Index i) {
-    Window window(shape, decoder, options, window_tokens(text, options, i));
+    Window window(shape, decoder, options, tokens_of(i, text, options));
     for (Index first = 0; first < options.context; first += options.chunk) {
       window.feed(first, std::min(options.chunk, options.context - first));
       line.step();
@@ -172,11 +183,11 @@ std::string to_table(const std::vector<EvalResult>& results) {
   return table;
 }
 
-std::string to_json(const std::string& model, const std::string& text, const EvalOptions& options,
-                    const std::vector<EvalResult>& results) {
+std::string to_json(const std::string& model, const std::vector<EvalResult>& results) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const EvalResult& r : results)
-    list.push_back({{"policy", r.policy},
+    list.push_back({{"model", model},
+                    {"policy", r.policy},
                     {"payload_bits", r.payload_bits},
                     {"all_in_bits", r.all_in_bits},
                     {"cache_bytes", r.cache_bytes},
@@ -187,16 +198,7 @@ std::string to_json(const std::string& model, const std::string& text, const Eva
                     {"kld_p999", r.kld_p999},
                     {"top1", r.top1},
                     {"tokens_per_second", r.tokens_per_second}});
-  const nlohmann::ordered_json report = {{"model", model},
-                                         {"text", text},
-                                         {"first_window", options.first_window},
-                                         {"windows", options.windows},
-                                         {"context", options.context},
-                                         {"skip", options.skip},
-                                         {"residual", options.residual},
-                                         {"chunk", options.chunk},
-                                         {"results", list}};
-  return report.dump(2);
+  return list.dump(2);
 }
 
 }  // namespace llm

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
+#include "tokenizer.hpp"
 
 namespace llm {
 
@@ -32,17 +33,19 @@ struct EvalResult {
   double tokens_per_second = 0;  ///< of the model with this cache, all threads together
 };
 
+/// Tokens of a text, cut into windows: where the model wants a begin-of-text token, each window starts with it, so that
+/// it has context - 1 tokens of the text.
+std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context);
+
 /// One result per policy, in their order. Windows run in parallel on all cores; a line of progress is written to
 /// `progress` unless that is null. Throws std::runtime_error for bad options, unknown policies and texts that are too
 /// short.
-std::vector<EvalResult> evaluate(const Llama& model, const std::vector<Token>& text, const EvalOptions& options,
+std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  std::FILE* progress);
 
 /// The results as a table for people.
 std::string to_table(const std::vector<EvalResult>& results);
-/// As JSON: an object with the names of the model and the text, EvalOptions' numbers, and `results`, a list of objects
-/// with EvalResult's fields.
-std::string to_json(const std::string& model, const std::string& text, const EvalOptions& options,
-                    const std::vector<EvalResult>& results);
+/// As a JSON list of objects with EvalResult's fields, each with the model's name as `model`.
+std::string to_json(const std::string& model, const std::vector<EvalResult>& results);
 
 }  // namespace llm

@@ -31,14 +31,19 @@ std::vector<Token> chat_tokens(const Tokenizer& tokenizer, const std::string& pr
   return tokens;
 }
 
+std::vector<Token> prompt_tokens(const Tokenizer& tokenizer, const GenerateOptions& options) {
+  std::vector<Token> tokens = options.chat ? chat_tokens(tokenizer, options.prompt) : tokenizer.encode(options.prompt);
+  if (tokens.empty()) throw std::runtime_error("the prompt has no tokens");
+  if (tokenizer.begin_of_text()) tokens.insert(tokens.begin(), *tokenizer.begin_of_text());
+  return tokens;
+}
+
 }  // namespace
 
-void generate(const Llama& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
+void generate(const Model& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
               std::ostream& report) {
-  const std::vector<Token> prompt =
-      options.chat ? chat_tokens(tokenizer, options.prompt) : tokenizer.encode(options.prompt);
+  const std::vector<Token> prompt = prompt_tokens(tokenizer, options);
   const Index length = Index(prompt.size());
-  if (length == 0) throw std::runtime_error("the prompt has no tokens");
   if (length >= model.shape.context)
     throw std::runtime_error("the prompt has " + std::to_string(length) + " tokens, the model's context " +
                              std::to_string(model.shape.context));

@@ -5,7 +5,7 @@
 #include <iosfwd>
 #include <string>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 #include "tokenizer.hpp"
 
 namespace llm {
@@ -21,7 +21,7 @@ struct GenerateOptions {
 
 /// Writes the prompt and its continuation (with chat: the answer) to `text` as it comes, then speed and memory to
 /// `report`. Ends at the model's end-of-text token or when its context is full.
-void generate(const Llama& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
+void generate(const Model& model, const Tokenizer& tokenizer, const GenerateOptions& options, std::ostream& text,
               std::ostream& report);
 
 }  // namespace llm

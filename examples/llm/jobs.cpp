@@ -26,7 +26,7 @@ int job_threads(Index count) {
   return int(std::max(Index(1), std::min(count, Index(std::thread::hardware_concurrency()))));
 }
 
-void run_jobs(const Llama& model, Index count, const std::function<void(Decoder&, Index)>& job) {
+void run_jobs(const Model& model, Index count, const std::function<void(Decoder&, Index)>& job) {
   Workers workers(job_threads(count));
   std::atomic<Index> next{0};
   workers.run([&](int) {

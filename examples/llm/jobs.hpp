@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 
 namespace llm {
 
@@ -35,6 +35,6 @@ int job_threads(Index count);
 
 /// Calls job(decoder, 0) .. job(decoder, count - 1), each once, the next one on the next free thread; a thread's
 /// decoder is its own and runs on that thread alone. Returns when all are done; rethrows what a job throws.
-void run_jobs(const Llama& model, Index count, const std::function<void(Decoder&, Index)>& job);
+void run_jobs(const Model& model, Index count, const std::function<void(Decoder&, Index)>& job);
 
 }  // namespace llm

@@ -30,12 +30,18 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw std::runtime_error(path + ": cannot be written");
 }
 
+constexpr const char* model_help = "GGUF file, architecture llama or gemma3";
+
 /// A model file, open, with all that is made from it.
-struct Model {
-  explicit Model(const std::string& path) : file(path), tokenizer(file), model(file) {}
+struct ModelFile {
+  explicit ModelFile(const std::string& path) : file(path), tokenizer(llm::read_tokenizer(file)), model(file) {}
   const llm::GgufFile file;
-  const llm::Tokenizer tokenizer;
-  const llm::Llama model;
+  const std::unique_ptr<llm::Tokenizer> tokenizer;
+  const llm::Model model;
+
+  std::string name() const {
+    return file.has("general.name") ? file.text("general.name") : std::filesystem::path(file.path()).stem().string();
+  }
 };
 
 /// Files that measurements read and write.
@@ -43,17 +49,17 @@ struct Paths {
   std::string model, text, json;
 
   void add_to(CLI::App& command) {
-    command.add_option("--model", model, "GGUF file of the llama architecture")->required();
+    command.add_option("--model", model, model_help)->required();
     command.add_option("--text", text, "File with the text")->required();
     command.add_option("--json", json, "Write the results to this file, too");
   }
-  std::vector<llm::Token> read_tokens(const Model& from) const { return from.tokenizer.encode(read_text(text)); }
-  std::string model_name() const { return std::filesystem::path(model).stem().string(); }
+  std::vector<llm::Token> read_windows(const ModelFile& from, llm::Index context) const {
+    return llm::window_tokens(*from.tokenizer, read_text(text), context);
+  }
   std::string text_name() const { return std::filesystem::path(text).filename().string(); }
-  template <class Options, class Results>
-  void report(const Options& options, const Results& results) const {
-    std::cout << llm::to_table(results);
-    if (!json.empty()) write_text(json, llm::to_json(model_name(), text_name(), options, results));
+  void report(const std::string& table, const std::string& json_text) const {
+    std::cout << table;
+    if (!json.empty()) write_text(json, json_text);
   }
 };
 
@@ -77,7 +83,7 @@ void add_generate(CLI::App& app) {
   const auto state = std::make_shared<State>();
   llm::GenerateOptions& options = state->options;
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt");
-  command.add_option("--model", state->model, "GGUF file of the llama architecture")->required();
+  command.add_option("--model", state->model, model_help)->required();
   command.add_option("--prompt", options.prompt, "Text to continue, or to answer")->required();
   command.add_option("--policy", options.policy, "Cache, e.g. float, KIVI-2, AsymKV-30/0")->capture_default_str();
   command.add_option("--tokens", options.tokens, "Most tokens to generate")
@@ -89,8 +95,8 @@ void add_generate(CLI::App& app) {
   command.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
   command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template");
   command.callback([state] {
-    const Model model(state->model);
-    llm::generate(model.model, model.tokenizer, state->options, std::cout, std::cerr);
+    const ModelFile file(state->model);
+    llm::generate(file.model, *file.tokenizer, state->options, std::cout, std::cerr);
   });
 }
 
@@ -113,10 +119,11 @@ void add_eval(CLI::App& app) {
       ->capture_default_str();
   command.add_option("--chunk", options.chunk, "Tokens fed at once")->capture_default_str();
   command.callback([state] {
-    const Model model(state->paths.model);
-    state->options.policies = llm::expand_policies(state->policies, model.model.shape.layers);
-    state->paths.report(state->options,
-                        llm::evaluate(model.model, state->paths.read_tokens(model), state->options, terminal()));
+    const ModelFile file(state->paths.model);
+    state->options.policies = llm::expand_policies(state->policies, file.model.shape.layers);
+    const std::vector<llm::Token> text = state->paths.read_windows(file, state->options.context);
+    const auto results = llm::evaluate(file.model, text, state->options, terminal());
+    state->paths.report(llm::to_table(results), llm::to_json(file.name(), results));
   });
 }
 
@@ -138,11 +145,12 @@ void add_passkey(CLI::App& app) {
   command.add_option("--trials", options.trials, "Of each context and depth")->capture_default_str();
   command.add_option("--seed", options.seed, "Of the keys and the filler")->capture_default_str();
   command.callback([state] {
-    const Model model(state->paths.model);
-    state->options.policies = llm::expand_policies(state->policies, model.model.shape.layers);
-    state->paths.report(
-        state->options,
-        llm::find_passkeys(model.model, model.tokenizer, state->paths.read_tokens(model), state->options, terminal()));
+    const ModelFile file(state->paths.model);
+    state->options.policies = llm::expand_policies(state->policies, file.model.shape.layers);
+    const std::vector<llm::Token> filler = file.tokenizer->encode(read_text(state->paths.text));
+    const auto results = llm::find_passkeys(file.model, *file.tokenizer, filler, state->options, terminal());
+    state->paths.report(llm::to_table(results),
+                        llm::to_json(file.name(), state->paths.text_name(), state->options, results));
   });
 }
 
@@ -158,9 +166,11 @@ void add_asymmetry(CLI::App& app) {
   command.add_option("--context", state->options.context, "Tokens of a window")->capture_default_str();
   command.add_option("--skip", state->options.skip, "Queries of a window that are not judged")->capture_default_str();
   command.callback([state] {
-    const Model model(state->paths.model);
-    state->paths.report(state->options, llm::measure_asymmetry(model.model, state->paths.read_tokens(model),
-                                                               state->options, terminal()));
+    const ModelFile file(state->paths.model);
+    const std::vector<llm::Token> text = state->paths.read_windows(file, state->options.context);
+    const auto results = llm::measure_asymmetry(file.model, text, state->options, terminal());
+    state->paths.report(llm::to_table(results),
+                        llm::to_json(file.name(), state->paths.text_name(), state->options, results));
   });
 }
 

@@ -63,7 +63,7 @@ Answer ask(Decoder& decoder, asymkv::KVCache& cache, const PasskeyTrial& trial) 
   return answer;
 }
 
-void check(const Llama& model, const PasskeyOptions& options) {
+void check(const Model& model, const PasskeyOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
   for (const std::string& policy : options.policies) parse_policy(policy, model.shape.cache_shape());
   if (options.trials < 1 || options.contexts.empty() || options.depths.empty())
@@ -120,7 +120,7 @@ PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<To
   return trial;
 }
 
-std::vector<PasskeyResult> find_passkeys(const Llama& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
+std::vector<PasskeyResult> find_passkeys(const Model& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
                                          const PasskeyOptions& options, std::FILE* progress) {
   check(model, options);
   const std::vector<PasskeyTrial> trials = make_trials(tokenizer, text, options);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 #include "tokenizer.hpp"
 
 namespace llm {
@@ -44,7 +44,7 @@ PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<To
 /// One result for each policy, context and depth, in this order. All policies get the same trials, which run in
 /// parallel on all cores; a line of progress is written to `progress` unless that is null. Throws std::runtime_error
 /// for bad options, unknown policies and texts that are too short.
-std::vector<PasskeyResult> find_passkeys(const Llama& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
+std::vector<PasskeyResult> find_passkeys(const Model& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
                                          const PasskeyOptions& options, std::FILE* progress);
 
 /// The results as a table for people: a row for each policy and context, exact shares by depth.

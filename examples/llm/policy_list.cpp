@@ -2,6 +2,7 @@
 #include "policy_list.hpp"
 
 #include <algorithm>
+#include <asymkv/policy.hpp>
 #include <stdexcept>
 
 namespace llm {
@@ -43,8 +44,12 @@ std::vector<std::string> sweep(std::string_view entry) {
   return names;
 }
 
-/// The presets of the library, from the smallest to the one as good as float.
-std::vector<std::string> preset_names() { return {}; }
+/// The presets of the library, the smallest first.
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (int i = 0; i < asymkv::preset_count; ++i) names.emplace_back(asymkv::presets()[i].name);
+  return names;
+}
 
 std::vector<std::string> all_policies(Index layers) {
   const std::string whole = std::to_string(layers), half = std::to_string(layers / 2);

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "llama.hpp"
+#include "decoder.hpp"
 
 namespace llm {
 

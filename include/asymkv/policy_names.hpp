@@ -2,6 +2,8 @@
 // by policy.hpp alone.
 #pragma once
 
+#include <algorithm>
+
 #include "asymkv/policy.hpp"
 #include "asymkv/quantize/panel.hpp"
 
@@ -43,18 +45,34 @@ inline Result<LayerFormat> make_layer(int key_bits, int value_bits) noexcept {
   LayerFormat layer;
   layer.keys.bits = key_bits;
   layer.values.bits = value_bits;
-  if (Status status = check(layer.keys); !status.ok()) return status;
-  if (Status status = check(layer.values); !status.ok()) return status;
+  if (Status status = check(layer.keys, Side::keys); !status.ok()) return status;
+  if (Status status = check(layer.values, Side::values); !status.ok()) return status;
   return layer;
 }
 
-/// Takes one side of `kXvY`: its letter, its bits, and for packed bits `gN` where the group size is not 32.
+/// Takes `m` and the bits of mixed widths: a multiple of 0.5.
+inline bool take_mixed(std::string_view& text, Format& format) noexcept {
+  Index whole = 0;
+  if (!take(text, "m") || !take_number(text, whole) || whole > 8) return false;
+  const bool half = take(text, ".5");
+  format = Format::mixed_keys(int(2 * whole + half));
+  return format.mixed();
+}
+
+/// Takes one side of `kXvY`: its letter, its bits, and what may stand behind them.
 inline bool take_side(std::string_view& text, std::string_view letter, Format& format) noexcept {
   Index bits = 0, group_size = 32;
-  if (!take(text, letter) || !take_number(text, bits)) return false;
-  if (bits <= 8 && take(text, "g") && !take_number(text, group_size)) return false;
+  if (!take(text, letter)) return false;
+  if (text.substr(0, 1) == "m") return take_mixed(text, format);
+  if (!take_number(text, bits)) return false;
   format.bits = int(bits);
+  if (bits > 8) return true;
+  if (take(text, "g") && !take_number(text, group_size)) return false;
   format.group_size = int(group_size);
+  if (take(text, "f")) format.fit = Fit::fitted;
+  if (take(text, "c")) format.metadata = Metadata::compact;
+  if (take(text, "s")) format.zero_point = ZeroPoint::symmetric;
+  if (take(text, "r")) format.rotation = Rotation::hadamard;
   return true;
 }
 
@@ -63,9 +81,9 @@ inline Result<LayerFormat> parse_layer(std::string_view text) noexcept {
   LayerFormat layer;
   std::string_view rest = text;
   if (!take_side(rest, "k", layer.keys) || !take_side(rest, "v", layer.values) || !rest.empty())
-    return name_error(text, "is not of the form kXvY (packed bits may be followed by gN, the group size)");
-  for (const Format& format : {layer.keys, layer.values})
-    if (Status status = check(format); !status.ok()) return name_error(text, status.message());
+    return name_error(text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and bits)");
+  if (Status status = check(layer.keys, Side::keys); !status.ok()) return name_error(text, status.message());
+  if (Status status = check(layer.values, Side::values); !status.ok()) return name_error(text, status.message());
   return layer;
 }
 
@@ -78,8 +96,16 @@ inline const char* range_fault(Index first, Index last, Index next, Index num_la
 }
 
 inline std::string side_text(char letter, const Format& format) {
-  std::string text = letter + std::to_string(format.bits);
-  if (format.packed() && format.group_size != 32) text += "g" + std::to_string(format.group_size);
+  std::string text(1, letter);
+  if (format.mixed())
+    return text + "m" + std::to_string(format.mixed_halves / 2) + (format.mixed_halves % 2 != 0 ? ".5" : "");
+  text += std::to_string(format.bits);
+  if (!format.packed()) return text;
+  if (format.group_size != 32) text += "g" + std::to_string(format.group_size);
+  if (format.fit == Fit::fitted) text += "f";
+  if (format.metadata == Metadata::compact) text += "c";
+  if (format.zero_point == ZeroPoint::symmetric) text += "s";
+  if (format.rotation == Rotation::hadamard) text += "r";
   return text;
 }
 inline std::string layer_text(const LayerFormat& layer) {
@@ -99,7 +125,7 @@ inline Result<AsymKVPolicy> AsymKVPolicy::table(std::vector<LayerFormat> layers)
     return Status::error(ErrorCode::invalid_argument, "layers: %zu; a policy has 1..65536", layers.size());
   for (std::size_t i = 0; i < layers.size(); ++i)
     for (Side side : {Side::keys, Side::values})
-      if (Status status = check(side == Side::keys ? layers[i].keys : layers[i].values); !status.ok())
+      if (Status status = check(side == Side::keys ? layers[i].keys : layers[i].values, side); !status.ok())
         return Status::error(status.code(), "layers: %s of layer %zu: %s", side_name(side), i, status.message());
   return AsymKVPolicy(std::move(layers));
 }
@@ -124,40 +150,29 @@ inline Result<AsymKVPolicy> AsymKVPolicy::prefix(Index num_layers, Index l_k, In
   return policy;
 }
 
-inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num_layers) {
-  using detail::name_error;
-  using detail::take;
-  using detail::take_number;
-  if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
-  std::string_view rest = name;
-  if (name == "float") return uniform(num_layers, 32, 32);
-  if (take(rest, "KIVI-")) {
-    Index bits = 0;
-    if (!take_number(rest, bits) || !rest.empty()) return name_error(name, "is not of the form KIVI-bits");
-    if (!is_packed_bits(int(bits))) return name_error(name, "has bits other than 1..6 and 8");
-    return uniform(num_layers, int(bits), int(bits));
+namespace detail {
+
+/// `AsymKV-...` behind its prefix.
+inline Result<AsymKVPolicy> parse_prefix_rule(std::string_view name, std::string_view rest, Index num_layers) {
+  Index high = 2, low = 1, l_k = 0, l_v = 0;
+  bool good = take_number(rest, l_k) && take(rest, "/") && take_number(rest, l_v);
+  if (good && take(rest, "-")) {
+    high = l_k;
+    low = l_v;
+    good = take_number(rest, l_k) && take(rest, "/") && take_number(rest, l_v);
   }
-  if (take(rest, "AsymKV-")) {
-    Index high = 2, low = 1, l_k = 0, l_v = 0;
-    bool good = take_number(rest, l_k) && take(rest, "/") && take_number(rest, l_v);
-    if (good && take(rest, "-")) {
-      high = l_k;
-      low = l_v;
-      good = take_number(rest, l_k) && take(rest, "/") && take_number(rest, l_v);
-    }
-    if (!good || !rest.empty()) return name_error(name, "is not AsymKV-l_k/l_v or AsymKV-high/low-l_k/l_v");
-    if (!is_packed_bits(int(high)) || !is_packed_bits(int(low)))
-      return name_error(name, "has bits other than 1..6 and 8");
-    if (l_k > num_layers || l_v > num_layers) return name_error(name, "has more layers than the model");
-    return prefix(num_layers, l_k, l_v, int(high), int(low));
-  }
-  if (take(rest, "k")) {
-    const Result<LayerFormat> layer = detail::parse_layer(name);
-    if (!layer.ok()) return layer.status();
-    return table(std::vector<LayerFormat>(std::size_t(num_layers), *layer));
-  }
+  if (!good || !rest.empty()) return name_error(name, "is not AsymKV-l_k/l_v or AsymKV-high/low-l_k/l_v");
+  if (!is_packed_bits(int(high)) || !is_packed_bits(int(low)))
+    return name_error(name, "has bits other than 1..6 and 8");
+  if (l_k > num_layers || l_v > num_layers) return name_error(name, "has more layers than the model");
+  return AsymKVPolicy::prefix(num_layers, l_k, l_v, int(high), int(low));
+}
+
+/// `a-b:kXvY+c:kXvY`
+inline Result<AsymKVPolicy> parse_ranges(std::string_view name, Index num_layers) {
   std::vector<LayerFormat> layers;
-  while (true) {
+  std::string_view rest = name;
+  do {
     const std::string_view part = rest.substr(0, rest.find('+'));
     std::string_view text = part;
     Index first = 0, last = 0;
@@ -166,63 +181,118 @@ inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num
     last = first;
     if (take(text, "-") && !take_number(text, last)) return name_error(part, "lacks the last layer of its range");
     if (!take(text, ":")) return name_error(part, "lacks ':' after its layers");
-    const Result<LayerFormat> layer = detail::parse_layer(text);
+    const Result<LayerFormat> layer = parse_layer(text);
     if (!layer.ok()) return layer.status();
-    if (const char* fault = detail::range_fault(first, last, Index(layers.size()), num_layers))
-      return name_error(part, fault);
+    if (const char* fault = range_fault(first, last, Index(layers.size()), num_layers)) return name_error(part, fault);
     layers.insert(layers.end(), std::size_t(last - first + 1), *layer);
     rest.remove_prefix(part.size());
-    if (!take(rest, "+")) break;
-  }
+  } while (take(rest, "+"));
   if (Index(layers.size()) != num_layers) return name_error(name, "does not cover every layer");
-  return table(std::move(layers));
+  return AsymKVPolicy::table(std::move(layers));
 }
 
-inline std::string AsymKVPolicy::name() const {
-  const LayerFormat& first = layers_.front();
-  const LayerFormat& last = layers_.back();
-  const Index n = num_layers();
-  bool uniform_layers = true;
-  for (const LayerFormat& layer : layers_) uniform_layers = uniform_layers && layer == first;
-  if (uniform_layers) {
-    if (first.keys.bits == 32 && first.values.bits == 32) return "float";
-    const bool plain = first.keys.packed() && first.keys == first.values && first.keys.group_size == 32;
-    return plain ? "KIVI-" + std::to_string(first.keys.bits) : detail::layer_text(first);
+/// A name without sinks.
+inline Result<AsymKVPolicy> parse_formats(std::string_view name, Index num_layers) {
+  std::string_view rest = name;
+  if (name == "float") return AsymKVPolicy::uniform(num_layers, 32, 32);
+  if (take(rest, "KIVI-")) {
+    Index bits = 0;
+    if (!take_number(rest, bits) || !rest.empty()) return name_error(name, "is not of the form KIVI-bits");
+    if (!is_packed_bits(int(bits))) return name_error(name, "has bits other than 1..6 and 8");
+    return AsymKVPolicy::uniform(num_layers, int(bits), int(bits));
   }
-  // the prefix rule: its bits are those of the first and last layer, or of either side where a prefix is 0 or all
-  // layers
+  if (take(rest, "AsymKV-")) return parse_prefix_rule(name, rest, num_layers);
+  if (rest.substr(0, 1) != "k") return parse_ranges(name, num_layers);
+  const Result<LayerFormat> layer = parse_layer(name);
+  if (!layer.ok()) return layer.status();
+  return AsymKVPolicy::table(std::vector<LayerFormat>(std::size_t(num_layers), *layer));
+}
+
+/// The prefix rule that a policy follows, as a name; empty if it follows none. Its bits are those of the first and the
+/// last layer, or of either side where a prefix is 0 or all layers.
+inline std::string prefix_rule_text(const AsymKVPolicy& policy) {
+  const Index n = policy.num_layers();
+  const LayerFormat &first = policy.layer(0), &last = policy.layer(n - 1);
   const int bits[] = {first.keys.bits, first.values.bits, last.keys.bits, last.values.bits};
-  int high = bits[0], low = bits[0];
-  for (int b : bits) {
-    high = b > high ? b : high;
-    low = b < low ? b : low;
-  }
+  const int high = *std::max_element(bits, bits + 4), low = *std::min_element(bits, bits + 4);
+  if (!is_packed_bits(high) || !is_packed_bits(low) || high == low) return {};
   Index l_k = 0, l_v = 0;
-  while (l_k < n && layer(l_k).keys.bits == high) ++l_k;
-  while (l_v < n && layer(l_v).values.bits == high) ++l_v;
-  if (is_packed_bits(high) && is_packed_bits(low) && high > low && *prefix(n, l_k, l_v, high, low) == *this) {
-    const std::string counts = std::to_string(l_k) + "/" + std::to_string(l_v);
-    if (high == 2 && low == 1) return "AsymKV-" + counts;
-    return "AsymKV-" + std::to_string(high) + "/" + std::to_string(low) + "-" + counts;
-  }
+  while (l_k < n && policy.layer(l_k).keys.bits == high) ++l_k;
+  while (l_v < n && policy.layer(l_v).values.bits == high) ++l_v;
+  if (*AsymKVPolicy::prefix(n, l_k, l_v, high, low) != policy) return {};
+  const std::string counts = std::to_string(l_k) + "/" + std::to_string(l_v);
+  if (high == 2 && low == 1) return "AsymKV-" + counts;
+  return "AsymKV-" + std::to_string(high) + "/" + std::to_string(low) + "-" + counts;
+}
+
+inline std::string ranges_text(const AsymKVPolicy& policy) {
   std::string text;
-  for (Index i = 0; i < n;) {
-    Index end = i + 1;
-    while (end < n && layer(end) == layer(i)) ++end;
+  for (Index i = 0, end = 0; i < policy.num_layers(); i = end) {
+    for (end = i + 1; end < policy.num_layers() && policy.layer(end) == policy.layer(i);) ++end;
     if (i > 0) text += '+';
     text += std::to_string(i);
     if (end - i > 1) text += "-" + std::to_string(end - 1);
-    text += ":" + detail::layer_text(layer(i));
-    i = end;
+    text += ":" + layer_text(policy.layer(i));
   }
   return text;
 }
 
+inline std::string formats_text(const AsymKVPolicy& policy) {
+  const LayerFormat& first = policy.layer(0);
+  bool uniform = true;
+  for (Index i = 1; i < policy.num_layers(); ++i) uniform = uniform && policy.layer(i) == first;
+  if (!uniform) {
+    const std::string rule = prefix_rule_text(policy);
+    return rule.empty() ? ranges_text(policy) : rule;
+  }
+  if (first.keys.bits == 32 && first.values.bits == 32) return "float";
+  const bool plain = first.keys.packed() && first.keys == first.values && first.keys == Format{first.keys.bits};
+  return plain ? "KIVI-" + std::to_string(first.keys.bits) : layer_text(first);
+}
+
+}  // namespace detail
+
+inline const Preset* presets() noexcept {
+  static constexpr Preset list[preset_count] = {
+      {"smallest-0.9", "km0.5v1g128fcsr@1"}, {"small-1.2", "km1v1g128fcsr@1"},    {"balanced-1.7", "km2v1g128fcsr@1"},
+      {"fine-2.4", "km2.5v2g128fcsr@1"},     {"finest-3.4", "km3.5v3g128fcsr@1"},
+  };
+  return list;
+}
+
+inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num_layers) {
+  if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
+  for (int i = 0; i < preset_count; ++i)
+    if (name == presets()[i].name) return parse(presets()[i].formats, num_layers);
+  const std::size_t at = name.rfind('@');
+  Result<AsymKVPolicy> policy = detail::parse_formats(name.substr(0, at), num_layers);
+  if (!policy.ok() || at == std::string_view::npos) return policy;
+  std::string_view rest = name.substr(at + 1);
+  Index sinks = 0;
+  if (!detail::take_number(rest, sinks) || !rest.empty() || sinks > most_sinks)
+    return detail::name_error(name, "has no number of tokens in 0..128 behind '@'");
+  return policy->with_sinks(sinks);
+}
+
+inline Result<AsymKVPolicy> AsymKVPolicy::with_sinks(Index tokens) const {
+  if (tokens < 0 || tokens > most_sinks)
+    return Status::error(ErrorCode::invalid_argument, "tokens: %lld sinks; use 0..%lld", static_cast<long long>(tokens),
+                         static_cast<long long>(most_sinks));
+  AsymKVPolicy policy = *this;
+  policy.sink_length_ = tokens;
+  return policy;
+}
+
+inline std::string AsymKVPolicy::name() const {
+  const std::string formats = detail::formats_text(*with_sinks(0));
+  return sink_length_ == 0 ? formats : formats + "@" + std::to_string(sink_length_);
+}
+
 inline double AsymKVPolicy::payload_bits(const CacheShape& shape) const noexcept {
-  Index bits = 0;
+  double bits = 0;
   for (const LayerFormat& layer : layers_)
-    bits += layer.keys.bits * shape.key_dim + layer.values.bits * shape.value_dim;
-  return double(bits) / double((shape.key_dim + shape.value_dim) * num_layers());
+    bits += layer.keys.payload_bits() * double(shape.key_dim) + layer.values.payload_bits() * double(shape.value_dim);
+  return bits / double((shape.key_dim + shape.value_dim) * num_layers());
 }
 
 inline double AsymKVPolicy::all_in_bits(const CacheShape& shape) const noexcept {

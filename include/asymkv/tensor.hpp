@@ -3,6 +3,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "asymkv/scalar.hpp"
 
@@ -46,15 +47,18 @@ Tensor tensor(T* data, Index tokens, Index heads, Index dim) noexcept {
   return {data, ScalarTypeOf<T>::value, tokens, heads, dim, heads * dim, dim, 1};
 }
 
-/// View of an Eigen matrix, map, ref or block with direct access, any storage order and strides: one token a row, its
-/// columns being the heads one after the other. cols() must be a multiple of `heads`; a view with dim 0 results
-/// otherwise, which every call refuses.
-template <class Derived>
-ConstTensor tensor(const Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
-  const Derived& m = matrix.derived();
+namespace detail {
+
+/// Tensor where data() of the matrix is writable, else ConstTensor.
+template <class Matrix>
+using TensorOf = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(std::declval<Matrix&>().data())>>,
+                                    ConstTensor, Tensor>;
+
+template <class Matrix>
+TensorOf<Matrix> matrix_tensor(Matrix& m, Index heads) noexcept {
   const Index dim = heads > 0 && m.cols() % heads == 0 ? Index(m.cols()) / heads : 0;
   return {m.data(),
-          ScalarTypeOf<typename Derived::Scalar>::value,
+          ScalarTypeOf<typename Matrix::Scalar>::value,
           Index(m.rows()),
           heads,
           dim,
@@ -62,18 +66,19 @@ ConstTensor tensor(const Eigen::DenseBase<Derived>& matrix, Index heads = 1) noe
           dim * Index(m.colStride()),
           Index(m.colStride())};
 }
+
+}  // namespace detail
+
+/// View of an Eigen matrix, map, ref or block with direct access, any storage order and strides: one token a row, its
+/// columns being the heads one after the other. cols() must be a multiple of `heads`; a view with dim 0 results
+/// otherwise, which every call refuses. Writable where the matrix is.
 template <class Derived>
-Tensor tensor(Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
-  Derived& m = matrix.derived();
-  const Index dim = heads > 0 && m.cols() % heads == 0 ? Index(m.cols()) / heads : 0;
-  return {m.data(),
-          ScalarTypeOf<typename Derived::Scalar>::value,
-          Index(m.rows()),
-          heads,
-          dim,
-          Index(m.rowStride()),
-          dim * Index(m.colStride()),
-          Index(m.colStride())};
+ConstTensor tensor(const Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
+  return detail::matrix_tensor(matrix.derived(), heads);
+}
+template <class Derived>
+detail::TensorOf<Derived> tensor(Eigen::DenseBase<Derived>& matrix, Index heads = 1) noexcept {
+  return detail::matrix_tensor(matrix.derived(), heads);
 }
 
 ASYMKV_NAMESPACE_END

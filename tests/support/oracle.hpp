@@ -7,15 +7,20 @@
 
 namespace oracle {
 
-/// Nearest binary16 number, ties to even; infinity above 65519.
-inline double half(double x) {
+/// Nearest number of `digits` binary digits that is a multiple of 2^least, ties to even; infinity beyond `greatest`.
+inline double rounded(double x, int digits, int least, double greatest) {
   if (x == 0.0 || !std::isfinite(x)) return x;
   int exponent = 0;
   std::frexp(x, &exponent);  // |x| in [2^(e-1), 2^e)
-  const int step = exponent - 11 < -24 ? -24 : exponent - 11;
-  const double rounded = std::ldexp(std::nearbyint(std::ldexp(x, -step)), step);
-  return std::fabs(rounded) > 65504.0 ? std::copysign(INFINITY, x) : rounded;
+  const int step = exponent - digits < least ? least : exponent - digits;
+  const double result = std::ldexp(std::nearbyint(std::ldexp(x, -step)), step);
+  return std::fabs(result) > greatest ? std::copysign(INFINITY, x) : result;
 }
+
+using Rounding = double (*)(double);
+inline double exact(double x) { return x; }
+inline double half(double x) { return rounded(x, 11, -24, 65504.0); }
+inline double bfloat16(double x) { return rounded(x, 8, -133, 0x1.FEp127); }
 
 struct Group {
   double scale = 0.0, minimum = 0.0;
@@ -48,46 +53,81 @@ struct Matrix {
   int rows = 0, columns = 0;
   std::vector<double> data;
   Matrix(int r, int c) : rows(r), columns(c), data(std::size_t(r) * std::size_t(c)) {}
-  double& operator()(int r, int c) { return data[std::size_t(r) * std::size_t(columns) + std::size_t(c)]; }
-  double operator()(int r, int c) const { return data[std::size_t(r) * std::size_t(columns) + std::size_t(c)]; }
+  std::size_t at(int r, int c) const { return std::size_t(r) * std::size_t(columns) + std::size_t(c); }
+  double& operator()(int r, int c) { return data[at(r, c)]; }
+  double operator()(int r, int c) const { return data[at(r, c)]; }
+};
+
+/// What a cache keeps of a matrix, and |code * scale| + |minimum| of every number (its magnitude where it is not
+/// quantized): a kernel may add such terms one by one, so rounding errors are relative to them.
+struct Kept {
+  Matrix numbers, magnitudes;
+  Kept(const Matrix& x, Rounding rounding) : numbers(x), magnitudes(x) {
+    for (double& number : numbers.data) number = rounding(number);
+    for (std::size_t i = 0; i < numbers.data.size(); ++i) magnitudes.data[i] = std::fabs(numbers.data[i]);
+  }
 };
 
 /// Replaces elements [first, last) of a line by what the quantizer keeps of them, groups starting at `first`.
-/// line(i) gives a reference to element i.
-template <class Line>
-void quantize_line(Line line, int first, int last, int group, int bits) {
+/// at(i) gives the place of element i in the matrix.
+template <class At>
+void quantize_line(Kept& x, At at, int first, int last, int group, int bits) {
   for (int g = first; g < last; g += group) {
-    std::vector<double> x;
-    for (int i = g; i < last && i < g + group; ++i) x.push_back(line(i));
-    const Group q = quantize(x, bits);
-    for (int i = 0; i < int(x.size()); ++i) line(g + i) = q.codes[std::size_t(i)] * q.scale + q.minimum;
+    std::vector<double> input;
+    for (int i = g; i < last && i < g + group; ++i) input.push_back(x.numbers.data[at(i)]);
+    const Group q = quantize(input, bits);
+    for (int i = 0; i < int(input.size()); ++i) {
+      const double above = q.codes[std::size_t(i)] * q.scale;
+      x.numbers.data[at(g + i)] = above + q.minimum;
+      x.magnitudes.data[at(g + i)] = std::fabs(above) + std::fabs(q.minimum);
+    }
   }
 }
 
 /// Keys [tokens x channels] with the first `sealed` tokens quantized per channel; values per token.
-inline void quantize_keys(Matrix& keys, int sealed, int group, int bits) {
-  for (int c = 0; c < keys.columns; ++c)
-    quantize_line([&](int t) -> double& { return keys(t, c); }, 0, sealed, group, bits);
+inline void quantize_keys(Kept& keys, int sealed, int group, int bits) {
+  for (int c = 0; c < keys.numbers.columns; ++c)
+    quantize_line(
+        keys, [&](int t) { return keys.numbers.at(t, c); }, 0, sealed, group, bits);
 }
-inline void quantize_values(Matrix& values, int sealed, int group, int bits) {
+inline void quantize_values(Kept& values, int sealed, int group, int bits) {
   for (int t = 0; t < sealed; ++t)
-    quantize_line([&](int c) -> double& { return values(t, c); }, 0, values.columns, group, bits);
+    quantize_line(
+        values, [&](int c) { return values.numbers.at(t, c); }, 0, values.numbers.columns, group, bits);
 }
 
-/// softmax(scale * q.K[0, visible)) V, and in `magnitude` the same with |v|: what rounding errors are relative to.
-inline std::vector<double> attention(const std::vector<double>& query, const Matrix& keys, const Matrix& values,
-                                     int visible, double scale) {
-  std::vector<double> weights(std::size_t(visible), 0.0);
+/// softmax(scale * q.K[first, last)) V, and the magnitudes that its rounding errors are relative to.
+struct Attention {
+  std::vector<double> output;
+  std::vector<double> magnitude;  ///< sum over t of weight_t |v_t|, an element of the output each
+  double score_magnitude = 0.0;   ///< greatest sum over c of scale |q_c| |k_tc|
+};
+
+inline Attention attention(const std::vector<double>& query, const Kept& keys, const Kept& values, int first, int last,
+                           double scale) {
+  Attention result;
+  std::vector<double> weights(std::size_t(last), 0.0);
   double greatest = -INFINITY, sum = 0.0;
-  for (int t = 0; t < visible; ++t) {
-    for (int c = 0; c < keys.columns; ++c) weights[std::size_t(t)] += scale * query[std::size_t(c)] * keys(t, c);
-    greatest = std::fmax(greatest, weights[std::size_t(t)]);
+  for (int t = first; t < last; ++t) {
+    double score = 0.0, magnitude = 0.0;
+    for (int c = 0; c < keys.numbers.columns; ++c) {
+      score += scale * query[std::size_t(c)] * keys.numbers(t, c);
+      magnitude += scale * std::fabs(query[std::size_t(c)]) * keys.magnitudes(t, c);
+    }
+    weights[std::size_t(t)] = score;
+    greatest = std::fmax(greatest, score);
+    result.score_magnitude = std::fmax(result.score_magnitude, magnitude);
   }
-  for (double& w : weights) sum += w = std::exp(w - greatest);
-  std::vector<double> out(std::size_t(values.columns), 0.0);
-  for (int t = 0; t < visible; ++t)
-    for (int c = 0; c < values.columns; ++c) out[std::size_t(c)] += weights[std::size_t(t)] / sum * values(t, c);
-  return out;
+  for (int t = first; t < last; ++t) sum += weights[std::size_t(t)] = std::exp(weights[std::size_t(t)] - greatest);
+  result.output.resize(std::size_t(values.numbers.columns));
+  result.magnitude.resize(result.output.size());
+  for (int t = first; t < last; ++t)
+    for (int c = 0; c < values.numbers.columns; ++c) {
+      const double weight = weights[std::size_t(t)] / sum;
+      result.output[std::size_t(c)] += weight * values.numbers(t, c);
+      result.magnitude[std::size_t(c)] += weight * values.magnitudes(t, c);
+    }
+  return result;
 }
 
 }  // namespace oracle

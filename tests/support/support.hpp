@@ -10,8 +10,7 @@
 
 namespace support {
 
-using asymkv::Index;
-using asymkv::Isa;
+using namespace asymkv;
 using RowMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 inline std::vector<Isa> machine_isas() {

@@ -10,6 +10,9 @@ struct AttentionParams {
   float scale = 0.0f;
   /// The queries are the last `queries` tokens of the layer; with causal, query i sees tokens up to its own.
   bool causal = true;
+  /// Sliding window: a query sees no token before the last `window` tokens up to and including its own; 0 means no
+  /// limit, negative is invalid_argument. The cost of a call follows the window; the cache keeps all tokens.
+  Index window = 0;
 };
 
 ASYMKV_NAMESPACE_END

@@ -3,24 +3,29 @@
 #pragma once
 
 #include <Eigen/Dense>
-#include <limits>
+#include <algorithm>
 
 #include "asymkv/cache/kv_cache.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// output = softmax(scale * Q K^T + causal mask) V with K and V dequantized. Arguments and errors as KVCache::attend,
-/// but allocates with Eigen, so lack of memory is Eigen's.
+/// output = softmax(scale * Q K^T + causal and window mask) V with K and V dequantized, in double. Arguments as
+/// KVCache::attend; errors: out_of_range (layer), invalid_argument (shapes); numbers are not checked. Allocates with
+/// Eigen, so lack of memory is Eigen's.
 inline Status reference_attention(const KVCache& cache, Index layer, const ConstTensor& queries, const Tensor& output,
                                   const AttentionParams& params = {}) {
   using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const CacheShape& shape = cache.shape();
   const Index length = cache.length(layer);
-  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim ||
-      queries.tokens > length)
+  if (layer < 0 || layer >= shape.layers)
+    return Status::error(ErrorCode::out_of_range, "layer: does not exist in the cache");
+  if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim || queries.tokens < 1 ||
+      queries.tokens > length || queries.data == nullptr)
     return Status::error(ErrorCode::invalid_argument, "queries: shape does not fit the cache");
-  if (output.tokens != queries.tokens || output.heads != queries.heads || output.dim != shape.value_dim)
+  if (output.data == nullptr || output.tokens != queries.tokens || output.heads != queries.heads ||
+      output.dim != shape.value_dim)
     return Status::error(ErrorCode::invalid_argument, "output: shape does not fit the queries");
+  if (params.window < 0) return Status::error(ErrorCode::invalid_argument, "params: window is negative");
   const double scale = params.scale == 0.0f ? 1.0 / std::sqrt(double(shape.key_dim)) : double(params.scale);
   Matrix keys(length, shape.key_dim), values(length, shape.value_dim);
   for (Index head = 0; head < queries.heads; ++head) {
@@ -31,10 +36,13 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
       Eigen::VectorXd query(shape.key_dim);
       for (Index i = 0; i < shape.key_dim; ++i)
         query[i] = load_scalar(queries.row(token, head), queries.type, i * queries.dim_stride);
-      const Index visible = params.causal ? length - queries.tokens + token + 1 : length;
-      Eigen::VectorXd scores = scale * (keys.topRows(visible).cast<double>() * query);
+      const Index own = length - queries.tokens + token;
+      const Index begin = params.window > 0 ? std::max<Index>(0, own + 1 - params.window) : 0;
+      const Index count = (params.causal ? own + 1 : length) - begin;
+      Eigen::VectorXd scores = scale * (keys.middleRows(begin, count).cast<double>() * query);
       const Eigen::VectorXd weights = (scores.array() - scores.maxCoeff()).exp();
-      const Eigen::VectorXd result = values.topRows(visible).cast<double>().transpose() * weights / weights.sum();
+      const Eigen::VectorXd result =
+          values.middleRows(begin, count).cast<double>().transpose() * weights / weights.sum();
       for (Index i = 0; i < shape.value_dim; ++i)
         store_scalar(output.row(token, head), output.type, i * output.dim_stride, float(result[i]));
     }

@@ -19,17 +19,18 @@ class AttentionScratch {
     key_stride_ = padded_dim(key_dim);
     value_stride_ = padded_dim(value_dim);
     const Index deepest = key_stride_ > page_tokens ? key_stride_ : page_tokens;
-    const Index sizes[] = {attention_rows * key_stride_,
-                           attention_rows * page_tokens,
-                           attention_rows * page_tokens,
-                           attention_rows * value_stride_,
-                           attention_rows,
-                           attention_rows,
-                           round_up(metadata_floats, 16),
-                           round_up(metadata_floats, 16),
-                           kernels::product_scratch(deepest)};
+    const Index sizes[kArrays] = {attention_rows * key_stride_,
+                                  attention_rows * page_tokens,
+                                  attention_rows * page_tokens,
+                                  attention_rows * value_stride_,
+                                  attention_rows * value_stride_,
+                                  attention_rows,
+                                  attention_rows,
+                                  round_up(metadata_floats, 16),
+                                  round_up(metadata_floats, 16),
+                                  kernels::product_scratch(deepest)};
     Index total = 0;
-    for (int i = 0; i < 9; ++i) {
+    for (int i = 0; i < kArrays; ++i) {
       offsets_[i] = total;
       total += sizes[i];
     }
@@ -43,17 +44,20 @@ class AttentionScratch {
   float* weights() noexcept { return at(1); }
   float* shifted_weights() noexcept { return at(2); }
   float* sums() noexcept { return at(3); }
-  float* running_max() noexcept { return at(4); }
-  float* running_sum() noexcept { return at(5); }
-  float* scales() noexcept { return at(6); }
-  float* zero_points() noexcept { return at(7); }
-  float* product() noexcept { return at(8); }
+  /// Sums of rotated values, apart from the others until the end; where values are sealed, rows to be rotated.
+  float* rotated_sums() noexcept { return at(4); }
+  float* running_max() noexcept { return at(5); }
+  float* running_sum() noexcept { return at(6); }
+  float* scales() noexcept { return at(7); }
+  float* zero_points() noexcept { return at(8); }
+  float* product() noexcept { return at(9); }
 
  private:
+  static constexpr int kArrays = 10;
   float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
   Buffer memory_;
   Index key_stride_ = 0, value_stride_ = 0;
-  Index offsets_[9] = {};
+  Index offsets_[kArrays] = {};
 };
 
 ASYMKV_NAMESPACE_END

@@ -7,8 +7,8 @@
 ASYMKV_NAMESPACE_BEGIN
 
 /// One sequence's cache under an AsymKVPolicy. Packed sides quantize tokens as they leave the residual window: after n
-/// tokens and seal(), floor(n/R)*R keys and max(0, n-R) values are sealed, however the tokens came. After trim(n) into
-/// sealed tokens these keep their codes, and R counts anew from token n for keys.
+/// tokens beyond the policy's sinks and seal(), floor(n/R)*R keys and max(0, n-R) values are sealed, however they came.
+/// After trim(n) into sealed tokens these keep their codes, and R counts anew from token n for keys.
 class AsymKVCache final : public detail::SequenceCache {
  public:
   /// policy.num_layers() must equal shape.layers. Errors: invalid_argument (shape, policy, options, or an unknown
@@ -22,6 +22,7 @@ class AsymKVCache final : public detail::SequenceCache {
     Status status = cache.initialize(shape, options, [&](Index layer, Side side) {
       SideConfig config;
       config.format = side == Side::keys ? policy.layer(layer).keys : policy.layer(layer).values;
+      config.sink_length = policy.sink_length();
       config.type = config.format.bits == 16 ? ScalarType::f16 : ScalarType::f32;
       return config;
     });

@@ -20,7 +20,7 @@ struct CacheShape {
 struct CacheBytes {
   Index keys = 0;     ///< sealed pages (packed codes and metadata)
   Index values = 0;   ///< sealed pages (packed codes and metadata)
-  Index dense = 0;    ///< full-precision tokens: residual window, f16 and f32 layers, dense caches
+  Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
   Index scratch = 0;  ///< working memory of attend
   Index tables = 0;   ///< bookkeeping: layers, page tables
   Index total() const noexcept { return keys + values + dense + scratch + tables; }
@@ -65,7 +65,8 @@ class KVCache {
   }
 
   /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before. `tokens` is at most
-  /// length(), so that trim(length()) repairs a step that broke off between layers.
+  /// length(), so that trim(length()) repairs a step that broke off between layers. Magnitudes that attend() checks for
+  /// overflow are remembered until a trim to 0 or clear().
   virtual Status trim(Index tokens) noexcept = 0;
   /// Drops all tokens and gives their memory back.
   virtual void clear() noexcept = 0;

@@ -66,8 +66,8 @@ class SequenceCache : public KVCache {
     typed_ = true;
     key_type_ = keys.type;
     value_type_ = values.type;
-    to.keys.seal(*kernels_);
-    to.values.seal(*kernels_);
+    to.keys.seal(*kernels_, scratch_.rotated_sums());
+    to.values.seal(*kernels_, scratch_.rotated_sums());
     to.keys.append(keys);
     to.values.append(values);
     to.keys.note_greatest(key_magnitude);
@@ -78,6 +78,9 @@ class SequenceCache : public KVCache {
   Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                 const AttentionParams& params = {}) noexcept final {
     if (Status status = check_layer(layer); !status.ok()) return status;
+    if (params.window < 0)
+      return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
+                           number(params.window));
     const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
     if (Status status = check_queries(layers_[layer], queries, output, scale); !status.ok()) return status;
     detail::attend(*kernels_, layers_[layer].keys, layers_[layer].values, shape_.kv_heads, scratch_, queries, output,
@@ -105,8 +108,8 @@ class SequenceCache : public KVCache {
         }
     }
     for (Layer& layer : layers_) {
-      layer.keys.seal(*kernels_);
-      layer.values.seal(*kernels_);
+      layer.keys.seal(*kernels_, scratch_.rotated_sums());
+      layer.values.seal(*kernels_, scratch_.rotated_sums());
     }
     return {};
   }
@@ -142,7 +145,8 @@ class SequenceCache : public KVCache {
     for (const Layer& layer : layers_) {
       bytes.keys += layer.keys.sealed_bytes();
       bytes.values += layer.values.sealed_bytes();
-      bytes.dense += layer.keys.dense().bytes() + layer.values.dense().bytes();
+      for (const SideStore* side : {&layer.keys, &layer.values})
+        bytes.dense += side->dense().bytes() + side->sinks().bytes();
       bytes.tables += layer.keys.table_bytes() + layer.values.table_bytes();
     }
     return bytes;
@@ -161,6 +165,9 @@ class SequenceCache : public KVCache {
     if (options.reserve_tokens < 0 || options.reserve_tokens > Index(1) << 32)
       return Status::error(ErrorCode::invalid_argument, "options: reserve_tokens is %lld; use 0..2^32",
                            number(options.reserve_tokens));
+    if (options.residual_length < 1 || options.residual_length > Index(1) << 32)
+      return Status::error(ErrorCode::invalid_argument, "options: residual_length is %lld; use 1..2^32",
+                           number(options.residual_length));
     if (options.allocator.allocate == nullptr || options.allocator.deallocate == nullptr)
       return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
     Result<const kernels::Table*> table = kernels::choose_table();
@@ -181,12 +188,15 @@ class SequenceCache : public KVCache {
         config.residual_length = options.residual_length;
         config.reserve_tokens = options.reserve_tokens;
         if (!config.format.packed()) continue;
-        if (options.residual_length < config.format.group_size || options.residual_length > Index(1) << 32 ||
-            options.residual_length % config.format.group_size != 0)
+        if (options.residual_length % config.format.group_size != 0)
           return Status::error(ErrorCode::invalid_argument,
                                "options: residual_length is %lld; layer %lld needs a multiple of its group size, %d",
                                number(options.residual_length), number(i), config.format.group_size);
-        const Index floats = page_layout(config.format, side, config.dim).metadata_bytes() / 4;
+        if (config.format.mixed() && config.dim > mixed_depth_limit)
+          return Status::error(ErrorCode::unsupported,
+                               "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
+                               number(mixed_depth_limit));
+        const Index floats = page_layout(config.format, side, config.dim).metadata_count();
         metadata_floats = floats > metadata_floats ? floats : metadata_floats;
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
@@ -220,7 +230,7 @@ class SequenceCache : public KVCache {
 
   Status check_queries(const Layer& layer, const ConstTensor& q, const Tensor& out, float scale) const noexcept {
     const Index length = layer.keys.length();
-    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.heads > 1 << 20 || q.dim != shape_.key_dim)
+    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.dim != shape_.key_dim)
       return Status::error(
           ErrorCode::invalid_argument, "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]",
           number(q.tokens), number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
@@ -234,7 +244,9 @@ class SequenceCache : public KVCache {
                            number(shape_.value_dim));
     if (q.data == nullptr || out.data == nullptr)
       return Status::error(ErrorCode::invalid_argument, "%s: data is null", q.data == nullptr ? "queries" : "output");
-    if (!std::isfinite(scale)) return Status::error(ErrorCode::invalid_argument, "params: scale is not finite");
+    if (!(std::fabs(scale) <= 0x1p126f))  // times log2(e) it is still finite
+      return Status::error(ErrorCode::invalid_argument, "params: scale is %g; its magnitude may be 2^126 at most",
+                           double(scale));
     const float magnitude = greatest_magnitude(*kernels_, q);
     if (Status status = check_magnitude(magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
       return status;
@@ -260,13 +272,15 @@ class SequenceCache : public KVCache {
     if (kv_head < 0 || kv_head >= shape_.kv_heads)
       return Status::error(ErrorCode::out_of_range, "kv_head: %lld is not in 0..%lld", number(kv_head),
                            number(shape_.kv_heads - 1));
-    if (out.tokens < 0 || out.heads != 1 || out.dim != from.dim() || (out.data == nullptr && out.tokens > 0))
+    if (out.data == nullptr && out.tokens > 0) return Status::error(ErrorCode::invalid_argument, "out: data is null");
+    if (out.tokens < 0 || out.heads != 1 || out.dim != from.dim())
       return Status::error(ErrorCode::invalid_argument, "out: shape is [%lld, %lld, %lld], must be [count, 1, %lld]",
                            number(out.tokens), number(out.heads), number(out.dim), number(from.dim()));
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
-      return Status::error(ErrorCode::out_of_range, "first: tokens %lld..%lld, but the layer has %lld", number(first),
-                           number(first + out.tokens - 1), number(from.length()));
-    from.read(*kernels_, kv_head, first, out);
+      return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
+                           number(out.tokens), number(first), number(from.length()));
+    PanelMetadata metadata{scratch_.scales(), scratch_.zero_points(), {}};
+    from.read(*kernels_, kv_head, first, out, metadata, scratch_.product(), scratch_.sums());
     return {};
   }
 
@@ -274,7 +288,7 @@ class SequenceCache : public KVCache {
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
   Array<Layer> layers_;
-  AttentionScratch scratch_;
+  mutable AttentionScratch scratch_;  // reading back uses it, too
   bool typed_ = false;
   ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
 };

@@ -1,10 +1,11 @@
-// side_store.hpp: all tokens of one side (keys or values) of one layer: sealed pages, then full-precision tokens. Knows
-// when tokens fall due for sealing (paper section 3). Used by SequenceCache; read by the attention.
+// side_store.hpp: all tokens of one side (keys or values) of one layer: sinks, sealed pages, then full-precision
+// tokens. Knows when tokens fall due for sealing (paper section 3). Used by SequenceCache; read by the attention.
 #pragma once
 
 #include <limits>
 
 #include "asymkv/cache/token_buffer.hpp"
+#include "asymkv/quantize/hadamard.hpp"
 #include "asymkv/quantize/panel_writer.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
@@ -17,6 +18,7 @@ struct SideConfig {
   Index heads = 0, dim = 0;
   Index residual_length = 128;
   Index reserve_tokens = 0;
+  Index sink_length = 0;  ///< of packed sides
 };
 
 /// Up to page_tokens sealed tokens of all kv heads: one panel a head. Codes never change once written.
@@ -29,7 +31,10 @@ struct Page {
 class SideStore {
  public:
   explicit SideStore(const SideConfig& config) noexcept : config_(config) {
-    if (packed()) layout_ = page_layout(config.format, config.side, config.dim);
+    if (packed())
+      layout_ = page_layout(config.format, config.side, config.dim);
+    else
+      config_.sink_length = 0;
     dense_.configure(config.type, config.heads, config.dim);
   }
 
@@ -38,8 +43,15 @@ class SideStore {
   Index dim() const noexcept { return config_.dim; }
   const PanelLayout& layout() const noexcept { return layout_; }
   const Array<Page>& pages() const noexcept { return pages_; }
+  bool rotated() const noexcept { return packed() && config_.format.rotation == Rotation::hadamard; }
+  /// First tokens of the sequence, kept in full precision for good.
+  const TokenBuffer& sinks() const noexcept { return sinks_; }
+  /// Last tokens: the window of a packed side, all tokens of others.
   const TokenBuffer& dense() const noexcept { return dense_; }
-  Index sealed() const noexcept { return pages_.size() == 0 ? 0 : pages_.back().first + pages_.back().count; }
+  /// Sinks and sealed tokens: the first token of dense().
+  Index sealed() const noexcept {
+    return pages_.size() == 0 ? sinks_.count() : pages_.back().first + pages_.back().count;
+  }
   Index length() const noexcept { return sealed() + dense_.count(); }
   const unsigned char* panel(Index page, Index head) const noexcept {
     return pages_[page].memory.data() + head * layout_.bytes();
@@ -51,14 +63,15 @@ class SideStore {
     for (const Page& page : pages_) bytes += page.memory.bytes();
     return bytes;
   }
-  /// Greatest magnitude ever appended since clear().
+  /// Greatest magnitude appended since the side was last empty.
   float greatest() const noexcept { return greatest_; }
   void note_greatest(float magnitude) noexcept { greatest_ = magnitude > greatest_ ? magnitude : greatest_; }
 
   /// Largest magnitude that the side holds.
   float limit() const noexcept {
     if (packed()) return packed_limit;
-    return config_.type == ScalarType::f16 ? 65504.0f : std::numeric_limits<float>::max();
+    if (config_.type == ScalarType::f32) return std::numeric_limits<float>::max();
+    return config_.type == ScalarType::f16 ? 65504.0f : 0x1.FEp127f;
   }
 
   /// Tokens that the next append seals: keys in runs of R, values all but the last R.
@@ -71,10 +84,7 @@ class SideStore {
   /// Gets all memory that sealing what is due and appending `tokens` of `type` needs. False if there is none; cancel()
   /// then gives back what was got.
   [[nodiscard]] bool prepare(Index tokens, ScalarType type, const Allocator& allocator) noexcept {
-    if (dense_.count() == 0 && packed()) {
-      if (type != dense_.type()) dense_.reset();
-      dense_.configure(type, config_.heads, config_.dim);
-    }
+    if (packed()) take_type(type);
     prepared_pages_ = pages_.size();
     const Index pages = pages_for(due());
     const Index size = pages_.size() + pages;
@@ -88,39 +98,53 @@ class SideStore {
       pages_.push(std::move(page));
     }
     if (tokens == 0) return true;
-    next_capacity_ = capacity_for(dense_.count() - due() + tokens);
+    if (sinks_.capacity() < config_.sink_length &&
+        !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
+      return false;
+    next_capacity_ = capacity_for(dense_.count() - due() + tokens - sinks_missing(tokens));
     return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
   }
+  /// Nothing where nothing was prepared since the last seal(), trim() or clear().
   void cancel() noexcept {
     pages_.shrink(prepared_pages_);
     next_memory_ = Buffer();
+    next_sinks_ = Buffer();
   }
 
-  /// Quantizes what is due; requires prepare().
-  void seal(const kernels::Table& kernels) noexcept {
+  /// Quantizes what is due; requires prepare(). `rows` is scratch for page_tokens padded rows of values.
+  void seal(const kernels::Table& kernels, float* rows) noexcept {
     Index remaining = due();
     Index page =
         prepared_pages_ > 0 && slots_left(pages_[prepared_pages_ - 1]) > 0 ? prepared_pages_ - 1 : prepared_pages_;
     for (; remaining > 0; ++page) {
       Page& to = pages_[page];
-      if (to.count == 0) to.first = page == 0 ? 0 : pages_[page - 1].first + pages_[page - 1].count;
+      if (to.count == 0) to.first = page == 0 ? sinks_.count() : pages_[page - 1].first + pages_[page - 1].count;
       const Index tokens = remaining < page_tokens - to.count ? remaining : page_tokens - to.count;
-      for (Index head = 0; head < config_.heads; ++head) seal_head(kernels, to, head, tokens);
+      for (Index head = 0; head < config_.heads; ++head) seal_head(kernels, to, head, tokens, rows);
       to.count += tokens;
       dense_.drop_front(tokens);
       remaining -= tokens;
     }
+    prepared_pages_ = pages_.size();
   }
 
   /// Adds tokens at the back; requires prepare() with as many, and seal().
   void append(const ConstTensor& tokens) noexcept {
     if (tokens.tokens == 0) return;
+    if (next_sinks_.bytes() > 0) sinks_.adopt(std::move(next_sinks_), config_.sink_length);
     if (next_memory_.bytes() > 0) dense_.adopt(std::move(next_memory_), next_capacity_);
-    dense_.append(tokens);
+    const Index first = sinks_missing(tokens.tokens);
+    ConstTensor part = tokens;
+    part.tokens = first;
+    sinks_.append(part);
+    part.tokens = tokens.tokens - first;
+    part.data = tokens.row(first, 0);
+    dense_.append(part);
   }
 
   /// Drops tokens from `tokens` on. A page that is cut inside a group of keys takes no more tokens.
   void trim(Index tokens) noexcept {
+    if (tokens == 0) greatest_ = 0.0f;
     if (tokens >= sealed()) {
       dense_.truncate(tokens - sealed());
       return;
@@ -128,34 +152,67 @@ class SideStore {
     dense_.truncate(0);
     while (pages_.size() > 0 && pages_.back().first >= tokens) pages_.shrink(pages_.size() - 1);
     if (pages_.size() > 0) pages_.back().count = tokens - pages_.back().first;
+    if (tokens < sinks_.count()) sinks_.truncate(tokens);
+    prepared_pages_ = pages_.size();
   }
 
   void clear() noexcept {
     pages_.reset();
+    prepared_pages_ = 0;
+    sinks_.reset();
     dense_.reset();
     greatest_ = 0.0f;
   }
 
-  /// Dequantized tokens [first, first + out.tokens) of one head.
-  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out) const noexcept {
+  /// Dequantized tokens [first, first + out.tokens) of one head. `metadata`, `values` and `row` are scratch: as for
+  /// read_panel, and one row.
+  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out, PanelMetadata& metadata,
+            float* values, float* row) const noexcept {
     Index token = first;
     const Index end = first + out.tokens;
+    for (; token < end && token < sinks_.count(); ++token) read_dense(sinks_, head, token, out, token - first);
     for (Index p = 0; p < pages_.size() && token < end; ++p) {
       const Page& page = pages_[p];
       if (page.first + page.count <= token) continue;
       const Index stop = page.first + page.count < end ? page.first + page.count : end;
-      read_panel(kernels, config_.side, layout_, panel(p, head), token - page.first, stop - token, out, token - first);
+      read_page(kernels, p, head, token, stop - token, out, token - first, metadata, values, row);
       token = stop;
     }
-    for (; token < end; ++token) {
-      const kernels::DenseView row = dense_.view(head, token - sealed(), 1);
-      for (Index i = 0; i < config_.dim; ++i)
-        store_scalar(out.data, out.type, (token - first) * out.token_stride + i * out.dim_stride,
-                     load_scalar(row.data, row.type, i));
-    }
+    for (; token < end; ++token) read_dense(dense_, head, token - sealed(), out, token - first);
   }
 
  private:
+  /// Tokens of an append that go to the sinks.
+  Index sinks_missing(Index tokens) const noexcept {
+    const Index missing = config_.sink_length - sinks_.count();
+    return missing < tokens ? missing : tokens;
+  }
+  /// The window and the sinks keep the input's type, which may change when they are empty.
+  void take_type(ScalarType type) noexcept {
+    for (TokenBuffer* buffer : {&sinks_, &dense_})
+      if (buffer->count() == 0) {
+        if (type != buffer->type()) buffer->reset();
+        buffer->configure(type, config_.heads, config_.dim);
+      }
+  }
+  void read_dense(const TokenBuffer& buffer, Index head, Index token, const Tensor& out, Index at) const noexcept {
+    const kernels::DenseView row = buffer.view(head, token, 1);
+    for (Index i = 0; i < config_.dim; ++i)
+      store_scalar(out.data, out.type, at * out.token_stride + i * out.dim_stride, load_scalar(row.data, row.type, i));
+  }
+  void read_page(const kernels::Table& kernels, Index page, Index head, Index token, Index count, const Tensor& out,
+                 Index at, PanelMetadata& metadata, float* values, float* row) const noexcept {
+    const Index slot = token - pages_[page].first;
+    if (!rotated())
+      return read_panel(kernels, config_.side, layout_, panel(page, head), slot, count, out, at, metadata, values);
+    for (Index i = 0; i < count; ++i) {
+      const Tensor rotated_row{row, ScalarType::f32, 1, 1, config_.dim, config_.dim, config_.dim, 1};
+      read_panel(kernels, config_.side, layout_, panel(page, head), slot + i, 1, rotated_row, 0, metadata, values);
+      rotate_hadamard(row, config_.dim);
+      for (Index c = 0; c < config_.dim; ++c)
+        store_scalar(out.data, out.type, (at + i) * out.token_stride + c * out.dim_stride, row[c]);
+    }
+  }
   /// Slots of a page that may still take tokens.
   Index slots_left(const Page& page) const noexcept {
     if (config_.side == Side::keys && page.count % config_.format.group_size != 0) return 0;
@@ -178,25 +235,35 @@ class SideStore {
     const Index least = tokens > grown ? tokens : grown;
     return least > config_.reserve_tokens ? least : config_.reserve_tokens;
   }
-  void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens) noexcept {
+  void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* rows) noexcept {
     const kernels::DenseView from = dense_.view(head, 0, tokens);
-    const PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
+    PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
     unsigned char* panel = page.memory.data() + head * layout_.bytes();
+    if (layout_.format.mixed()) return write_mixed_panel(kernels, layout_, panel, source);
     if (config_.side == Side::keys)
-      write_panel(kernels, config_.format, layout_, panel, source, page.count, tokens, 0, config_.dim);
-    else
-      write_panel(kernels, config_.format, layout_, panel, source, 0, config_.dim, page.count, tokens);
+      return write_panel(kernels, layout_, panel, source, page.count, tokens, 0, config_.dim);
+    if (rotated()) {
+      const Index stride = padded_dim(config_.dim);
+      for (Index t = 0; t < tokens; ++t) {
+        kernels.to_floats(dense_.view(head, t, 1).data, from.type, config_.dim, rows + t * stride);
+        rotate_hadamard(rows + t * stride, config_.dim);
+      }
+      source = panel_source(config_.side, rows, ScalarType::f32, stride, 1);
+    }
+    write_panel(kernels, layout_, panel, source, 0, config_.dim, page.count, tokens);
   }
 
   SideConfig config_;
   PanelLayout layout_;
+  TokenBuffer sinks_;
   Array<Page> pages_;
   TokenBuffer dense_;
   float greatest_ = 0.0f;
+  Index prepared_pages_ = 0;  ///< pages in use; pages_ has more between prepare and seal
   // between prepare and append
-  Index prepared_pages_ = 0;
   Index next_capacity_ = 0;
   Buffer next_memory_;
+  Buffer next_sinks_;
 };
 
 ASYMKV_NAMESPACE_END

@@ -25,8 +25,17 @@ struct ResultRows {
   Index stride;
 };
 
+/// Channels of a panel of mixed widths in the order of its codes: channels[i] is the channel of slot i, for the `used`
+/// slots that have one, then come the channels without codes. vectors counts those of 4, 2 and 1 bits.
+struct SlotOrder {
+  Index vectors[3] = {};
+  Index used = 0;
+  std::uint16_t channels[mixed_depth_limit] = {};
+};
+
 /// A panel to multiply with: its codes, its metadata as floats [groups][layout.depth_stride()], and how much of it to
-/// read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
+/// read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows). `order`
+/// is for mixed widths alone.
 struct PanelView {
   PanelLayout layout;
   const unsigned char* codes;
@@ -34,6 +43,17 @@ struct PanelView {
   const float* zero_points;
   Index lanes;
   Index depth;
+  const SlotOrder* order;
+};
+
+/// How 16 groups, one a lane, become codes. levels: the greatest code of each lane; symmetric_step: distance of levels
+/// over the mean magnitude, for symmetric formats.
+struct GroupCoding {
+  Fit fit;
+  Metadata metadata;
+  ZeroPoint zero_point;
+  float symmetric_step;
+  float levels[16];
 };
 
 /// Full-precision tokens of one kv head: [count][stride], rows padded with zeros to a multiple of 16 elements.
@@ -44,8 +64,8 @@ struct DenseView {
   Index count;
 };
 
-/// Floats of scratch that a product needs: folded rows, or a float tile of 32 lanes.
-constexpr Index product_scratch(Index depth) noexcept { return 32 * (round_up(depth, block_depth) + 1); }
+/// Floats of scratch that a product needs: folded rows, twice where they are reordered, or a float tile of 32 lanes.
+constexpr Index product_scratch(Index depth) noexcept { return 32 * (round_up(depth, block_depth) + block_depth); }
 
 struct Table {
   Isa isa;
@@ -62,12 +82,12 @@ struct Table {
   /// Exact; count must be a multiple of 16 for half_to_floats.
   void (*half_to_floats)(const std::uint16_t* from, Index count, float* to);
   void (*to_floats)(const void* from, ScalarType type, Index count, float* to);
-  /// Dequantizes 16 lanes at `count` depths from the start of a block: out[d][16] = fma(code, scale[d], zero point[d]).
-  void (*dequantize)(int bits, const unsigned char* codes, const float* scales, const float* zero_points, Index count,
-                     float* out);
+  /// Dequantizes one tile of 16 lanes, depths 0..panel.depth-1: out[d][16] = fma(code, scale[d], zero point[d]).
+  void (*dequantize)(const PanelView& panel, Index tile, float* out);
   /// Fits and rounds 16 groups at once, one a lane: x[count][16] -> scales[16], zero_points[16], codes[count][16].
-  void (*quantize)(Fit fit, int bits, const float* x, Index count, float* scales, float* zero_points,
+  void (*quantize)(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                    unsigned char* codes);
+  void (*variances)(const float* x, Index count, float* result);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
 };

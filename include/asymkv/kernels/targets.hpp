@@ -27,10 +27,11 @@
 #define ASYMKV_UNROLL _Pragma("clang loop unroll(full)")
 #define ASYMKV_REGION_AVX2 \
   _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
-#define ASYMKV_REGION_AVX512                                                                                          \
-  _Pragma(                                                                                                            \
-      "clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to " \
-      "= function)")
+// Clang wants one string literal
+// clang-format off
+#define ASYMKV_REGION_AVX512 \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
+// clang-format on
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
 #define ASYMKV_UNROLL _Pragma("GCC unroll 16")
@@ -45,7 +46,8 @@ namespace kernels {
 
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
-// clang-format off: the order counts
+// the order counts
+// clang-format off
 #include "asymkv/kernels/simd/scalar.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
@@ -60,7 +62,8 @@ constexpr Isa kIsa = Isa::scalar;
 ASYMKV_REGION_AVX2
 namespace avx2 {
 constexpr Isa kIsa = Isa::avx2;
-// clang-format off: the order counts
+// the order counts
+// clang-format off
 #include "asymkv/kernels/simd/avx2.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
@@ -79,7 +82,8 @@ ASYMKV_REGION_AVX512
 #endif
 namespace avx512 {
 constexpr Isa kIsa = Isa::avx512;
-// clang-format off: the order counts
+// the order counts
+// clang-format off
 #include "asymkv/kernels/simd/avx512.hpp"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"

@@ -40,9 +40,11 @@ inline void for_each_kivi(const QuantizedMatrix& m, Function function) {
 
 }  // namespace detail
 
-/// Errors: unsupported (3, 5 or 6 bits; rows that are no multiple of the group).
+/// Errors: unsupported (3, 5 or 6 bits; rows that are no multiple of the group; other fits and metadata).
 inline Result<KiviMatrix> export_kivi(const QuantizedMatrix& matrix) {
   const Index row = matrix.side() == Side::keys ? matrix.tokens() : matrix.channels();
+  if (matrix.format() != Format{matrix.bits(), int(matrix.group_size())})
+    return Status::error(ErrorCode::unsupported, "matrix: KIVI's layout has min-max groups with fp16 metadata alone");
   if (Status status = detail::check_kivi(matrix.bits(), row, matrix.group_size()); !status.ok()) return status;
   const Index per_word = 32 / matrix.bits();
   const Index size = matrix.tokens() * matrix.channels();
@@ -55,17 +57,16 @@ inline Result<KiviMatrix> export_kivi(const QuantizedMatrix& matrix) {
     kivi.words[std::size_t(i / per_word)] |= std::uint32_t(matrix.code(token, channel))
                                              << (i % per_word * matrix.bits());
     const Index at = matrix.metadata_index(token, channel);
-    kivi.scales[std::size_t(i / matrix.group_size())] = metadata_bits(matrix.data(), layout.scale_offset(), at);
-    kivi.minima[std::size_t(i / matrix.group_size())] = metadata_bits(matrix.data(), layout.zero_point_offset(), at);
+    kivi.scales[std::size_t(i / matrix.group_size())] = float_to_half(stored_scale(layout, matrix.data(), at));
+    kivi.minima[std::size_t(i / matrix.group_size())] = float_to_half(stored_zero_point(layout, matrix.data(), at));
   });
   return kivi;
 }
 
-/// Errors: as export_kivi; invalid_argument (array sizes, scales or minima that are not finite), out_of_memory.
+/// Errors: as export_kivi; invalid_argument (array sizes), non_finite (scales or minima), out_of_memory.
 inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, Index tokens, Index channels,
                                            const KiviMatrix& kivi) {
-  Result<QuantizedMatrix> result =
-      QuantizedMatrix::create(side, Format{bits, group_size, Fit::min_max, {}}, tokens, channels);
+  Result<QuantizedMatrix> result = QuantizedMatrix::create(side, Format{bits, group_size}, tokens, channels);
   if (!result.ok()) return result;
   if (Status status = detail::check_kivi(bits, side == Side::keys ? tokens : channels, group_size); !status.ok())
     return status;
@@ -89,8 +90,8 @@ inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, 
     codes[depth % 16] = static_cast<unsigned char>(word >> (i % per_word * bits) & ((1u << bits) - 1u));
     insert_codes(layout, result->data(), lane, depth / 16, depth % 16, depth % 16 + 1, codes);
     const Index at = result->metadata_index(token, channel);
-    set_metadata_bits(result->data(), layout.scale_offset(), at, kivi.scales[std::size_t(i / group_size)]);
-    set_metadata_bits(result->data(), layout.zero_point_offset(), at, kivi.minima[std::size_t(i / group_size)]);
+    store_metadata(layout, result->data(), at, half_to_float(kivi.scales[std::size_t(i / group_size)]),
+                   half_to_float(kivi.minima[std::size_t(i / group_size)]));
   });
   return result;
 }

@@ -7,7 +7,8 @@
 // (group, depth). So one layout, one quantizer and one product kernel serve both sides, and the scales fold into the
 // row on the left.
 //
-//   panel   = codes | scales fp16 [groups][depth_stride] | zero points fp16 [groups][depth_stride] | pad to 64 bytes
+//   panel   = codes | scales [groups][depth_stride] | zero points [groups][depth_stride] | widths | pad to 64 bytes
+//             scales: binary16, or compact codes; zero points: binary16, none where symmetric; widths: mixed alone
 //   codes   = [lane tiles of 16][depth blocks of 32][vectors of 64 bytes], `bits` vectors a block
 //   vector  = 16 little-endian 32-bit words, word i belongs to lane i of the tile
 //   word    = byte d%4 holds depth d; inside it, fields of w bits from the low end hold depths d, d+4, d+8, ...
@@ -16,11 +17,16 @@
 //     byte 0: 0 4 8 12 16 20 24 28 | byte 1: 1 5 9 ... | byte 2: 2 6 10 ... | byte 3: 3 7 11 ... 31
 //
 // Widths that are no power of two are two planes: 3 = 2+1, 5 = 4+1, 6 = 4+2; the vectors of the low plane come first.
+// Mixed widths (keys): a lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold 8 channels of
+// 4 bits, then 16 of 2 bits, then 32 of 1 bit, channels ascending in each; `widths` has 2 bits a channel: its width is
+// 0, 1, 2 or 4 (mixed_widths.hpp).
+//
 // A vector load thus gives, by one shift and mask, 16 lanes x 4 depths of byte codes: what float conversion and 4-way
 // integer dot products both want. Lanes are padded to 16 and depth to 32; the padding is counted as stored.
 #pragma once
 
 #include "asymkv/format.hpp"
+#include "asymkv/quantize/compact_scale.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -41,35 +47,46 @@ constexpr Planes planes_of(int bits) noexcept {
   return bits == 3 ? Planes{2, 1} : bits == 5 ? Planes{4, 1} : bits == 6 ? Planes{4, 2} : Planes{bits, 0};
 }
 
+/// Zero point of a symmetric format over its scale: levels lie evenly around 0.
+constexpr float symmetric_zero_point(int bits) noexcept { return -0.5f * float((1 << bits) - 1); }
+
+/// Deepest panel with mixed widths: its channels are reordered in small buffers.
+constexpr Index mixed_depth_limit = 256;
+
 /// Sizes and offsets of a panel, in bytes.
 struct PanelLayout {
-  int bits = 0;
-  int group_size = 0;
+  Format format;
   Index lanes = 0;
   Index depth = 0;
 
-  static constexpr PanelLayout make(const Format& format, Index lanes, Index depth) noexcept {
-    return {format.bits, format.group_size, lanes, depth};
-  }
-
-  constexpr Index groups() const noexcept { return (lanes + group_size - 1) / group_size; }
+  constexpr Index group_size() const noexcept { return format.group_size; }
+  constexpr Index groups() const noexcept { return (lanes + group_size() - 1) / group_size(); }
   constexpr Index group_lanes(Index group) const noexcept {
-    return lanes - group * group_size < group_size ? lanes - group * group_size : group_size;
+    return lanes - group * group_size() < group_size() ? lanes - group * group_size() : group_size();
   }
   constexpr Index depth_blocks() const noexcept { return (depth + block_depth - 1) / block_depth; }
   constexpr Index depth_stride() const noexcept { return round_up(depth, tile_lanes); }
-  constexpr Index block_bytes() const noexcept { return bits * 64; }
-  constexpr Index tile_bytes() const noexcept { return depth_blocks() * block_bytes(); }
+  constexpr Index block_bytes() const noexcept { return format.bits * 64; }
+  constexpr Index tile_vectors() const noexcept {
+    return format.mixed() ? (format.mixed_halves * depth + 63) / 64 : depth_blocks() * format.bits;
+  }
+  constexpr Index tile_bytes() const noexcept { return tile_vectors() * 64; }
   constexpr Index code_bytes() const noexcept { return (lanes + tile_lanes - 1) / tile_lanes * tile_bytes(); }
+
+  constexpr Index metadata_count() const noexcept { return groups() * depth_stride(); }
+  constexpr Index scale_bytes() const noexcept { return format.metadata == Metadata::compact ? 1 : 2; }
+  constexpr Index zero_point_bytes() const noexcept { return format.zero_point == ZeroPoint::symmetric ? 0 : 2; }
   constexpr Index scale_offset() const noexcept { return code_bytes(); }
-  constexpr Index zero_point_offset() const noexcept { return code_bytes() + 2 * groups() * depth_stride(); }
-  constexpr Index metadata_bytes() const noexcept { return 4 * groups() * depth_stride(); }
+  constexpr Index zero_point_offset() const noexcept { return scale_offset() + scale_bytes() * metadata_count(); }
+  constexpr Index widths_offset() const noexcept { return zero_point_offset() + zero_point_bytes() * metadata_count(); }
+  constexpr Index widths_bytes() const noexcept { return format.mixed() ? (depth + 3) / 4 : 0; }
+  constexpr Index metadata_bytes() const noexcept { return widths_offset() + widths_bytes() - scale_offset(); }
   constexpr Index bytes() const noexcept { return round_up(code_bytes() + metadata_bytes(), 64); }
 };
 
 /// Panel of one kv head in a page: `dim` is key_dim or value_dim.
 constexpr PanelLayout page_layout(const Format& format, Side side, Index dim) noexcept {
-  return side == Side::keys ? PanelLayout::make(format, page_tokens, dim) : PanelLayout::make(format, dim, page_tokens);
+  return side == Side::keys ? PanelLayout{format, page_tokens, dim} : PanelLayout{format, dim, page_tokens};
 }
 
 namespace detail {
@@ -116,7 +133,7 @@ inline void insert_codes(const PanelLayout& layout, unsigned char* panel, Index 
   for (Index i = 0; i < 16; ++i) bytes[i] = i >= first && i < last ? 0xff : 0;
   std::uint32_t valid[4];
   std::memcpy(valid, bytes, 16);
-  const Planes planes = planes_of(layout.bits);
+  const Planes planes = planes_of(layout.format.bits);
   unsigned char* high = word + 64 * planes.low;
   switch (planes.low) {
     case 1:
@@ -139,7 +156,7 @@ inline void insert_codes(const PanelLayout& layout, unsigned char* panel, Index 
 inline int extract_code(const PanelLayout& layout, const unsigned char* panel, Index lane, Index depth) noexcept {
   const unsigned char* word = panel + detail::word_offset(layout, lane, depth / block_depth);
   const Index d = depth % block_depth;
-  const Planes planes = planes_of(layout.bits);
+  const Planes planes = planes_of(layout.format.bits);
   const unsigned char* high = word + 64 * planes.low;
   const int low = planes.low == 1   ? detail::extract_plane<1>(word, d)
                   : planes.low == 2 ? detail::extract_plane<2>(word, d)
@@ -149,14 +166,25 @@ inline int extract_code(const PanelLayout& layout, const unsigned char* panel, I
   return low | (planes.high == 1 ? detail::extract_plane<1>(high, d) : detail::extract_plane<2>(high, d)) << planes.low;
 }
 
-/// Bits of the stored scale (zero point) of (group, depth).
-inline std::uint16_t metadata_bits(const unsigned char* panel, Index offset, Index index) noexcept {
-  std::uint16_t bits;
-  std::memcpy(&bits, panel + offset + 2 * index, 2);
-  return bits;
+/// Scale and zero point number `index` (group * depth_stride + depth), as stored.
+inline float stored_scale(const PanelLayout& layout, const unsigned char* panel, Index index) noexcept {
+  if (layout.format.metadata == Metadata::compact) return compact_scales.value[panel[layout.scale_offset() + index]];
+  return load_scalar(panel + layout.scale_offset(), ScalarType::f16, index);
 }
-inline void set_metadata_bits(unsigned char* panel, Index offset, Index index, std::uint16_t bits) noexcept {
-  std::memcpy(panel + offset + 2 * index, &bits, 2);
+inline float stored_zero_point(const PanelLayout& layout, const unsigned char* panel, Index index) noexcept {
+  if (layout.format.zero_point == ZeroPoint::affine)
+    return load_scalar(panel + layout.zero_point_offset(), ScalarType::f16, index);
+  return stored_scale(layout, panel, index) * symmetric_zero_point(layout.format.bits);
+}
+/// The scale must be one that the metadata can hold.
+inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Index index, float scale,
+                           float zero_point) noexcept {
+  if (layout.format.metadata == Metadata::compact)
+    panel[layout.scale_offset() + index] = compact_code(scale);
+  else
+    store_scalar(panel + layout.scale_offset(), ScalarType::f16, index, scale);
+  if (layout.format.zero_point == ZeroPoint::affine)
+    store_scalar(panel + layout.zero_point_offset(), ScalarType::f16, index, zero_point);
 }
 
 ASYMKV_NAMESPACE_END

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "asymkv/kernels/dispatch.hpp"
+#include "asymkv/quantize/mixed_widths.hpp"
 #include "asymkv/tensor.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
@@ -51,34 +52,48 @@ inline void gather_groups(const kernels::Table& kernels, const PanelSource& sour
 
 }  // namespace detail
 
-/// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel. `source` is the address of
-/// element (lane, depth); its elements are finite and within packed_limit. `lane` starts a group; the range ends with a
-/// group or with the panel.
-inline void write_panel(const kernels::Table& kernels, const Format& format, const PanelLayout& layout,
-                        unsigned char* panel, const PanelSource& source, Index lane, Index lanes, Index depth,
-                        Index depths) noexcept {
+namespace detail {
+
+/// Distance of the levels of a symmetric format over the mean magnitude: 1.2 and 1.1 times the least-squares distance
+/// of Gaussian data at 1 and 2 bits, that distance above.
+inline float symmetric_step(int bits) noexcept {
+  constexpr float steps[9] = {0.0f, 2.6f, 1.5f, 0.77f, 0.43f, 0.24f, 0.132f, 0.0f, 0.04f};
+  return steps[bits];
+}
+
+inline kernels::GroupCoding coding_of(const Format& format) noexcept {
+  kernels::GroupCoding coding{format.fit, format.metadata, format.zero_point, symmetric_step(format.bits), {}};
+  for (float& levels : coding.levels) levels = float((1 << format.bits) - 1);
+  return coding;
+}
+
+}  // namespace detail
+
+/// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel without mixed widths. `source` is
+/// the address of element (lane, depth); its elements are finite and within packed_limit. `lane` starts a group; the
+/// range ends with a group or with the panel.
+inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                        const PanelSource& source, Index lane, Index lanes, Index depth, Index depths) noexcept {
   alignas(64) float x[page_tokens * tile_lanes];
   alignas(64) unsigned char codes[page_tokens * tile_lanes];
   float scales[tile_lanes], zero_points[tile_lanes];
+  const kernels::GroupCoding coding = detail::coding_of(layout.format);
   const Index size = scalar_bytes(source.type);
   for (Index d = depth; d < depth + depths;) {
     const Index batch = d / tile_lanes;
     const Index first = d % tile_lanes;
-    const Index last =
-        depth + depths - batch * tile_lanes < tile_lanes ? depth + depths - batch * tile_lanes : tile_lanes;
-    for (Index l = lane; l < lane + lanes; l += layout.group_size) {
-      const Index group = l / layout.group_size;
-      const Index count = layout.group_lanes(group) < lane + lanes - l ? layout.group_lanes(group) : lane + lanes - l;
+    const Index last = std::min(depth + depths - batch * tile_lanes, tile_lanes);
+    for (Index l = lane; l < lane + lanes; l += layout.group_size()) {
+      const Index group = l / layout.group_size();
+      const Index count = std::min(layout.group_lanes(group), lane + lanes - l);
       PanelSource from = source;
       from.data = static_cast<const char*>(source.data) +
                   size * ((l - lane) * source.lane_stride + (d - depth) * source.depth_stride);
       detail::gather_groups(kernels, from, count, last - first, x);
-      kernels.quantize(format.fit, format.bits, x, count, scales, zero_points, codes);
-      for (Index i = first; i < last; ++i) {
-        const Index at = group * layout.depth_stride() + batch * tile_lanes + i;
-        set_metadata_bits(panel, layout.scale_offset(), at, float_to_half(scales[i - first]));
-        set_metadata_bits(panel, layout.zero_point_offset(), at, float_to_half(zero_points[i - first]));
-      }
+      kernels.quantize(coding, x, count, scales, zero_points, codes);
+      for (Index i = first; i < last; ++i)
+        store_metadata(layout, panel, group * layout.depth_stride() + batch * tile_lanes + i, scales[i - first],
+                       zero_points[i - first]);
       for (Index i = 0; i < count; ++i) {
         unsigned char placed[tile_lanes] = {};
         std::memcpy(placed + first, codes + i * tile_lanes, std::size_t(last - first));
@@ -89,46 +104,130 @@ inline void write_panel(const kernels::Table& kernels, const Format& format, con
   }
 }
 
-/// Metadata of `groups` groups as floats: scales, then zero points, each [groups][depth_stride].
-inline void expand_metadata(const kernels::Table& kernels, const PanelLayout& layout, const unsigned char* panel,
-                            Index groups, float* scales, float* zero_points) noexcept {
-  const Index count = groups * layout.depth_stride();
-  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.scale_offset()), count, scales);
-  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
-                         zero_points);
+namespace detail {
+
+/// Variances of the channels of a page, and from them the widths, written to the panel.
+inline void write_widths(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                         const PanelSource& source) noexcept {
+  alignas(64) float x[page_tokens * tile_lanes];
+  float variances[mixed_depth_limit];
+  std::uint8_t classes[mixed_depth_limit];
+  PanelSource from = source;
+  for (Index d = 0; d < layout.depth; d += tile_lanes) {
+    gather_groups(kernels, from, page_tokens, std::min(tile_lanes, layout.depth - d), x);
+    kernels.variances(x, page_tokens, variances + d);
+    from.data = static_cast<const char*>(from.data) + scalar_bytes(source.type) * tile_lanes * source.depth_stride;
+  }
+  choose_widths(layout, variances, classes);
+  unsigned char* widths = panel + layout.widths_offset();
+  std::memset(widths, 0, std::size_t(layout.widths_bytes()));
+  for (Index c = 0; c < layout.depth; ++c)
+    widths[c / 4] = static_cast<unsigned char>(widths[c / 4] | classes[c] << (c % 4 * 2));
 }
 
-/// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides).
-inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayout& layout, const unsigned char* panel,
-                       Index first, Index count, const Tensor& out, Index out_token) noexcept {
-  alignas(64) float values[page_tokens * tile_lanes];
-  alignas(64) float scales[page_tokens], zero_points[page_tokens];
-  const bool keys = side == Side::keys;
-  const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;
-  const Index first_depth = keys ? 0 : first, depths = keys ? layout.depth : count;
-  for (Index tile = first_lane / tile_lanes; tile * tile_lanes < first_lane + lanes; ++tile) {
-    const Index group = tile * tile_lanes / layout.group_size;
-    for (Index d = first_depth / block_depth * block_depth; d < first_depth + depths; d += page_tokens) {
-      const Index span = layout.depth_stride() - d < page_tokens ? layout.depth_stride() - d : page_tokens;
-      const Index at = 2 * (group * layout.depth_stride() + d);
-      kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.scale_offset() + at), span, scales);
-      kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset() + at), span,
-                             zero_points);
-      const Index end = first_depth + depths - d < span ? first_depth + depths - d : span;
-      const unsigned char* codes = panel + tile * layout.tile_bytes() + d / block_depth * layout.block_bytes();
-      kernels.dequantize(layout.bits, codes, scales, zero_points, end, values);
-      for (Index i = 0; i < end; ++i) {
-        if (d + i < first_depth) continue;
-        for (Index l = 0; l < tile_lanes; ++l) {
-          const Index lane = tile * tile_lanes + l;
-          if (lane < first_lane || lane >= first_lane + lanes) continue;
-          const Index token = out_token + (keys ? lane - first_lane : d + i - first_depth);
-          const Index channel = keys ? d + i : lane;
-          store_scalar(out.data, out.type, token * out.token_stride + channel * out.dim_stride,
-                       values[i * tile_lanes + l]);
-        }
+/// Where the codes of a channel are: bytes `at` of the words of a tile, at bit `shift`.
+struct SlotPlace {
+  Index at = -1;  ///< -1: the channel has no codes
+  int shift = 0;
+};
+
+inline void locate_slots(const kernels::SlotOrder& order, SlotPlace* places) noexcept {
+  Index slot = 0, vector = 0;
+  for (int i = 0; i < 3; vector += order.vectors[i++]) {
+    const Index end = std::min(order.used, slot + order.vectors[i] * mixed_channels[i]);
+    for (Index in_section = 0; slot < end; ++slot, ++in_section) {
+      const Index in_vector = in_section % mixed_channels[i];
+      places[order.channels[slot]] = {64 * (vector + in_section / mixed_channels[i]) + in_vector % 4,
+                                      mixed_widths[i] * int(in_vector / 4)};
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Quantizes a whole page of keys into a fresh (zero) panel of mixed widths. `source` is the address of element (0, 0).
+inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                              const PanelSource& source) noexcept {
+  detail::write_widths(kernels, layout, panel, source);
+  kernels::SlotOrder order;
+  read_slot_order(layout, panel, order);
+  detail::SlotPlace places[mixed_depth_limit];
+  detail::locate_slots(order, places);
+  alignas(64) float x[page_tokens * tile_lanes];
+  alignas(64) unsigned char codes[page_tokens * tile_lanes];
+  float scales[tile_lanes], zero_points[tile_lanes];
+  kernels::GroupCoding coding = detail::coding_of(layout.format);
+  PanelSource from = source;
+  for (Index d = 0; d < layout.depth; d += tile_lanes) {
+    const Index count = std::min(tile_lanes, layout.depth - d);
+    for (Index i = 0; i < count; ++i) {
+      const int width_class = detail::stored_class(layout, panel, d + i);
+      coding.levels[i] = width_class == 0 ? 0.0f : float((1 << (1 << (width_class - 1))) - 1);
+    }
+    detail::gather_groups(kernels, from, page_tokens, count, x);
+    kernels.quantize(coding, x, page_tokens, scales, zero_points, codes);
+    for (Index i = 0; i < count; ++i) {
+      store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
+      const detail::SlotPlace place = places[d + i];
+      if (place.at < 0) continue;
+      for (Index t = 0; t < page_tokens; ++t) {
+        unsigned char* at = panel + t / tile_lanes * layout.tile_bytes() + t % tile_lanes * 4 + place.at;
+        *at = static_cast<unsigned char>(*at | codes[t * tile_lanes + i] << place.shift);
       }
     }
+    from.data = static_cast<const char*>(from.data) + scalar_bytes(source.type) * tile_lanes * source.depth_stride;
+  }
+}
+
+/// Metadata of a panel as the kernels read it.
+struct PanelMetadata {
+  float* scales;  ///< [groups][depth_stride]
+  float* zero_points;
+  kernels::SlotOrder order;
+};
+
+/// Expands the metadata of `groups` groups and makes a view of a panel, to read `lanes` lanes at `depth` depths.
+inline kernels::PanelView view_panel(const kernels::Table& kernels, const PanelLayout& layout,
+                                     const unsigned char* panel, Index groups, Index lanes, Index depth,
+                                     PanelMetadata& metadata) noexcept {
+  const Index count = groups * layout.depth_stride();
+  const unsigned char* scales = panel + layout.scale_offset();
+  if (layout.format.metadata == Metadata::compact)
+    for (Index i = 0; i < count; ++i) metadata.scales[i] = compact_scales.value[scales[i]];
+  else
+    kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(scales), count, metadata.scales);
+  if (layout.format.zero_point == ZeroPoint::affine) {
+    kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
+                           metadata.zero_points);
+  } else {
+    const float factor = symmetric_zero_point(layout.format.bits);
+    for (Index i = 0; i < count; ++i) metadata.zero_points[i] = metadata.scales[i] * factor;
+  }
+  if (layout.format.mixed()) read_slot_order(layout, panel, metadata.order);
+  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth, &metadata.order};
+}
+
+/// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `metadata`
+/// and `values` are scratch: 16 floats a depth.
+inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayout& layout, const unsigned char* panel,
+                       Index first, Index count, const Tensor& out, Index out_token, PanelMetadata& metadata,
+                       float* values) noexcept {
+  const bool keys = side == Side::keys;
+  const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;
+  const Index first_depth = keys ? 0 : first, end_depth = keys ? layout.depth : first + count;
+  const kernels::PanelView view =
+      view_panel(kernels, layout, panel, layout.groups(), layout.lanes, end_depth, metadata);
+  for (Index tile = first_lane / tile_lanes; tile * tile_lanes < first_lane + lanes; ++tile) {
+    kernels.dequantize(view, tile, values);
+    const Index begin = std::max(first_lane, tile * tile_lanes);
+    const Index end = std::min(first_lane + lanes, (tile + 1) * tile_lanes);
+    for (Index d = first_depth; d < end_depth; ++d)
+      for (Index lane = begin; lane < end; ++lane) {
+        const Index token = out_token + (keys ? lane : d) - first;
+        const Index channel = keys ? d : lane;
+        store_scalar(out.data, out.type, token * out.token_stride + channel * out.dim_stride,
+                     values[d * tile_lanes + lane % tile_lanes]);
+      }
   }
 }
 

@@ -12,9 +12,11 @@ class QuantizedMatrix {
  public:
   /// Zero codes, scales and zero points. Errors: invalid_argument, out_of_memory.
   static Result<QuantizedMatrix> create(Side side, const Format& format, Index tokens, Index channels) noexcept {
-    if (Status status = check(format); !status.ok()) return status;
+    if (Status status = check(format, side); !status.ok()) return status;
     if (!format.packed())
       return Status::error(ErrorCode::invalid_argument, "format: bits is %d; a quantizer packs 1..6 or 8", format.bits);
+    if (format.mixed() || format.rotation != Rotation::none)
+      return Status::error(ErrorCode::unsupported, "format: mixed widths and rotation are offered by caches alone");
     constexpr Index most = Index(1) << 31;
     if (tokens < 1 || tokens > most || channels < 1 || channels > most || tokens * channels > most)
       return Status::error(
@@ -24,8 +26,7 @@ class QuantizedMatrix {
     QuantizedMatrix matrix;
     matrix.side_ = side;
     matrix.format_ = format;
-    matrix.layout_ =
-        side == Side::keys ? PanelLayout::make(format, tokens, channels) : PanelLayout::make(format, channels, tokens);
+    matrix.layout_ = side == Side::keys ? PanelLayout{format, tokens, channels} : PanelLayout{format, channels, tokens};
     if (!matrix.panel_.allocate(matrix.layout_.bytes(), Allocator()))
       return Status::error(ErrorCode::out_of_memory, "matrix: no memory for %lld bytes",
                            static_cast<long long>(matrix.layout_.bytes()));
@@ -43,14 +44,14 @@ class QuantizedMatrix {
     return extract_code(layout_, panel_.data(), lane_of(token, channel), depth_of(token, channel));
   }
   float scale(Index token, Index channel) const noexcept {
-    return half_to_float(metadata_bits(panel_.data(), layout_.scale_offset(), metadata_index(token, channel)));
+    return stored_scale(layout_, panel_.data(), metadata_index(token, channel));
   }
   float zero_point(Index token, Index channel) const noexcept {
-    return half_to_float(metadata_bits(panel_.data(), layout_.zero_point_offset(), metadata_index(token, channel)));
+    return stored_zero_point(layout_, panel_.data(), metadata_index(token, channel));
   }
   /// Position of the group of an element in both metadata arrays.
   Index metadata_index(Index token, Index channel) const noexcept {
-    return lane_of(token, channel) / layout_.group_size * layout_.depth_stride() + depth_of(token, channel);
+    return lane_of(token, channel) / layout_.group_size() * layout_.depth_stride() + depth_of(token, channel);
   }
 
   /// Bytes as stored, padding included: all, codes, scales and zero points.

@@ -46,7 +46,9 @@ class Quantizer {
   static_assert(is_packed_bits(Bits), "Bits must be 1, 2, 3, 4, 5, 6 or 8");
 
  public:
-  explicit Quantizer(int group_size = 32, Fit fit = Fit::min_max) noexcept : format_{Bits, group_size, fit, {}} {}
+  explicit Quantizer(int group_size = 32, Fit fit = Fit::min_max, Metadata metadata = Metadata::fp16,
+                     ZeroPoint zero_point = ZeroPoint::affine) noexcept
+      : format_{Bits, group_size, fit, metadata, zero_point} {}
 
   const Format& format() const noexcept { return format_; }
 
@@ -59,21 +61,23 @@ class Quantizer {
   }
 
   /// Writes code * scale + zero point (one rounding) to a matrix of the same shape.
-  /// Errors: invalid_argument (shape, or `quantized` came from another quantizer).
+  /// Errors: invalid_argument (shape, or `quantized` came from another quantizer), out_of_memory.
   template <class Derived>
   Status dequantize(const QuantizedMatrix& quantized, Eigen::DenseBase<Derived>& out) const noexcept {
     return dequantize(quantized, tensor(out));
   }
 
+  /// The same for a view of one head, [tokens, 1, channels].
   Result<QuantizedMatrix> quantize(const ConstTensor& matrix) const noexcept {
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
+    if (Status status = check_view(matrix, "matrix"); !status.ok()) return status;
     Result<QuantizedMatrix> result = QuantizedMatrix::create(kSide, format_, matrix.tokens, matrix.dim);
     if (!result.ok()) return result;
     const float greatest = detail::greatest_magnitude(**table, matrix);
     if (Status status = detail::check_magnitude(greatest, packed_limit, "matrix"); !status.ok()) return status;
     const PanelLayout& layout = result->layout();
-    write_panel(**table, format_, layout, result->data(),
+    write_panel(**table, layout, result->data(),
                 panel_source(kSide, matrix.data, matrix.type, matrix.token_stride, matrix.dim_stride), 0, layout.lanes,
                 0, layout.depth);
     return result;
@@ -82,6 +86,7 @@ class Quantizer {
   Status dequantize(const QuantizedMatrix& quantized, const Tensor& out) const noexcept {
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
+    if (Status status = check_view(out, "out"); !status.ok()) return status;
     if (quantized.side() != kSide || quantized.format() != format_)
       return Status::error(ErrorCode::invalid_argument, "quantized: made by another quantizer (%s, %d bits, group %d)",
                            side_name(quantized.side()), quantized.bits(), int(quantized.group_size()));
@@ -89,11 +94,26 @@ class Quantizer {
       return Status::error(ErrorCode::invalid_argument, "out: is %lld x %lld, must be %lld x %lld",
                            static_cast<long long>(out.tokens), static_cast<long long>(out.dim),
                            static_cast<long long>(quantized.tokens()), static_cast<long long>(quantized.channels()));
-    read_panel(**table, kSide, quantized.layout(), quantized.data(), 0, quantized.tokens(), out, 0);
+    const PanelLayout& layout = quantized.layout();
+    const Index count = round_up(layout.metadata_count(), 16);
+    Buffer scratch;
+    if (!scratch.allocate(Index(sizeof(float)) * (2 * count + tile_lanes * layout.depth), Allocator()))
+      return Status::error(ErrorCode::out_of_memory, "out: no memory for scratch");
+    float* floats = reinterpret_cast<float*>(scratch.data());
+    PanelMetadata metadata{floats, floats + count, {}};
+    read_panel(**table, kSide, layout, quantized.data(), 0, quantized.tokens(), out, 0, metadata, floats + 2 * count);
     return {};
   }
 
  private:
+  static Status check_view(const ConstTensor& view, const char* name) noexcept {
+    if (view.heads != 1)
+      return Status::error(ErrorCode::invalid_argument, "%s: has %lld heads; a quantizer takes one", name,
+                           static_cast<long long>(view.heads));
+    if (view.data == nullptr) return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
+    return {};
+  }
+
   Format format_;
 };
 

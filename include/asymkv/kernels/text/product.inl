@@ -49,7 +49,32 @@ inline void fold(const PanelView& panel, Index group, const Rows& rows, float* f
   }
 }
 
-/// Multiply-adds of folded rows with Tiles neighbouring lane tiles of one group.
+/// sums += folded rows times the codes of `quads` quads of depths, for Tiles neighbouring lane tiles of one group.
+/// `weights` runs on.
+template <int Bits, int RowCount, int Tiles, int Chains>
+inline void add_quads(const unsigned char* block, Index tile_bytes, Index quads, const float*& weights,
+                      Index folded_stride, F32x16 (&sums)[RowCount][Tiles][Chains]) {
+  for (; quads > 0; quads -= 8, block += Bits * 64) {
+    const int in_block = quads < 8 ? int(quads) : 8;
+    for (int q = 0; q < in_block; ++q, weights += 4) {
+      F32x16 codes[Tiles][4];
+      ASYMKV_UNROLL
+      for (int t = 0; t < Tiles; ++t) unpack_quad<Bits>(block + t * tile_bytes, q, codes[t]);
+      ASYMKV_UNROLL
+      for (int i = 0; i < 4; ++i) ASYMKV_UNROLL
+      for (int r = 0; r < RowCount; ++r) {
+        const F32x16 weight = broadcast(weights[r * folded_stride + i]);
+        ASYMKV_UNROLL
+        for (int t = 0; t < Tiles; ++t) sums[r][t][i % Chains] = madd(weight, codes[t][i], sums[r][t][i % Chains]);
+      }
+    }
+  }
+}
+
+/// Stands for the number of bits where widths are mixed.
+constexpr int kMixed = 0;
+
+/// Folded rows times Tiles neighbouring lane tiles of one group.
 template <int Bits, int RowCount, int Tiles>
 inline void multiply_folded(const PanelView& panel, Index tile, const float* folded, Index folded_stride,
                             const float* bias, const ResultRows& result) {
@@ -60,21 +85,15 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   for (int t = 0; t < Tiles; ++t) ASYMKV_UNROLL
   for (int c = 0; c < chains; ++c) sums[r][t][c] = broadcast(0.0f);
   const Index tile_bytes = panel.layout.tile_bytes();
-  const unsigned char* block = panel.codes + tile * tile_bytes;
-  const float* weights = folded;
-  for (Index d = 0; d < panel.depth; d += block_depth, block += panel.layout.block_bytes()) {
-    for (int q = 0; q < 8; ++q, weights += 4) {
-      F32x16 codes[Tiles][4];
-      ASYMKV_UNROLL
-      for (int t = 0; t < Tiles; ++t) unpack_quad<Bits>(block + t * tile_bytes, q, codes[t]);
-      ASYMKV_UNROLL
-      for (int i = 0; i < 4; ++i) ASYMKV_UNROLL
-      for (int r = 0; r < RowCount; ++r) {
-        const F32x16 weight = broadcast(weights[r * folded_stride + i]);
-        ASYMKV_UNROLL
-        for (int t = 0; t < Tiles; ++t) sums[r][t][i % chains] = madd(weight, codes[t][i], sums[r][t][i % chains]);
-      }
-    }
+  const unsigned char* codes = panel.codes + tile * tile_bytes;
+  if constexpr (Bits == kMixed) {
+    const Index(&vectors)[3] = panel.order->vectors;
+    add_quads<4>(codes, tile_bytes, 2 * vectors[0], folded, folded_stride, sums);
+    add_quads<2>(codes + 64 * vectors[0], tile_bytes, 4 * vectors[1], folded, folded_stride, sums);
+    add_quads<1>(codes + 64 * (vectors[0] + vectors[1]), tile_bytes, 8 * vectors[2], folded, folded_stride, sums);
+  } else {
+    add_quads<Bits>(codes, tile_bytes, 8 * ((panel.depth + block_depth - 1) / block_depth), folded, folded_stride,
+                    sums);
   }
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
@@ -87,33 +106,77 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   }
 }
 
+/// Folded rows in the order of the codes, zero where a slot has no channel.
+inline void reorder(const SlotOrder& order, const float* folded, Index rows, Index stride, float* to) {
+  const Index slots = 8 * order.vectors[0] + 16 * order.vectors[1] + 32 * order.vectors[2];
+  for (Index r = 0; r < rows; ++r, folded += stride, to += stride) {
+    for (Index i = 0; i < order.used; ++i) to[i] = folded[order.channels[i]];
+    for (Index i = order.used; i < slots; ++i) to[i] = 0.0f;
+  }
+}
+
 template <int Bits, int RowCount>
 inline void folded_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index stride = round_up(panel.depth, block_depth);
-  const Index tiles_in_group = panel.layout.group_size / tile_lanes;
+  const Index stride = round_up(panel.depth, block_depth) + (Bits == kMixed ? block_depth : 0);
+  const Index tiles_in_group = panel.layout.group_size() / tile_lanes;
+  const float* folded = scratch;
   const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes;
   float bias[RowCount];
   for (Index tile = 0; tile < tiles;) {
-    if (tile % tiles_in_group == 0) fold(panel, tile / tiles_in_group, rows, scratch, stride, bias);
+    if (tile % tiles_in_group == 0) {
+      fold(panel, tile / tiles_in_group, rows, scratch, stride, bias);
+      if constexpr (Bits == kMixed) {
+        reorder(*panel.order, scratch, RowCount, stride, scratch + RowCount * stride);
+        folded = scratch + RowCount * stride;
+      }
+    }
     if (tile + kTiles <= tiles && (tile + kTiles - 1) / tiles_in_group == tile / tiles_in_group) {
-      multiply_folded<Bits, RowCount, kTiles>(panel, tile, scratch, stride, bias, result);
+      multiply_folded<Bits, RowCount, kTiles>(panel, tile, folded, stride, bias, result);
       tile += kTiles;
     } else {
-      multiply_folded<Bits, RowCount, 1>(panel, tile, scratch, stride, bias, result);
+      multiply_folded<Bits, RowCount, 1>(panel, tile, folded, stride, bias, result);
       ++tile;
     }
   }
 }
 
-/// `count` depths of one lane tile from the start of a block: out[d][out_stride] = fma(code, scale[d], zero point[d]).
-template <int Bits>
-inline void dequantize_tile(const unsigned char* codes, const float* scales, const float* zero_points, Index count,
-                            float* out, Index out_stride) {
-  for (Index d = 0; d < count; d += 4) {
+/// Channels of `vectors` vectors of one width, from slot `slot` on: out[channel] = fma(code, scale, zero point).
+template <int Width>
+inline void dequantize_vectors(const PanelView& panel, const unsigned char* codes, Index vectors, Index slot,
+                               const float* scales, const float* zero_points, float* out, Index out_stride) {
+  for (Index q = 0; q < vectors * (8 / Width); ++q, slot += 4) {
     F32x16 quad[4];
-    unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
-    for (Index i = 0; i < 4 && d + i < count; ++i)
-      store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_points[d + i])));
+    unpack_quad<Width>(codes + q / 8 * (Width * 64), int(q % 8), quad);
+    for (Index i = 0; i < 4 && slot + i < panel.order->used; ++i) {
+      const Index d = panel.order->channels[slot + i];
+      store(out + d * out_stride, fma(quad[i], broadcast(scales[d]), broadcast(zero_points[d])));
+    }
+  }
+}
+
+/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]).
+template <int Bits>
+inline void dequantize_tile(const PanelView& panel, Index tile, float* out, Index out_stride) {
+  const unsigned char* codes = panel.codes + tile * panel.layout.tile_bytes();
+  const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
+  const float* scales = panel.scales + metadata;
+  const float* zero_points = panel.zero_points + metadata;
+  if constexpr (Bits == kMixed) {
+    const SlotOrder& order = *panel.order;
+    const Index two = order.vectors[0], one = two + order.vectors[1];
+    dequantize_vectors<4>(panel, codes, two, 0, scales, zero_points, out, out_stride);
+    dequantize_vectors<2>(panel, codes + 64 * two, order.vectors[1], 8 * two, scales, zero_points, out, out_stride);
+    dequantize_vectors<1>(panel, codes + 64 * one, order.vectors[2], 8 * two + 16 * order.vectors[1], scales,
+                          zero_points, out, out_stride);
+    for (Index i = order.used; i < panel.depth; ++i)
+      store(out + order.channels[i] * out_stride, broadcast(zero_points[order.channels[i]]));
+  } else {
+    for (Index d = 0; d < panel.depth; d += 4) {
+      F32x16 quad[4];
+      unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
+      for (Index i = 0; i < 4 && d + i < panel.depth; ++i)
+        store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_points[d + i])));
+    }
   }
 }
 
@@ -168,10 +231,8 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
   const Index lanes = round_up(panel.lanes, tile_lanes);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
-    const Index group = lane / panel.layout.group_size * panel.layout.depth_stride();
     for (Index t = 0; t < width; t += tile_lanes)
-      dequantize_tile<Bits>(panel.codes + (lane + t) / tile_lanes * panel.layout.tile_bytes(), panel.scales + group,
-                            panel.zero_points + group, panel.depth, tile + t, kTileLanes);
+      dequantize_tile<Bits>(panel, (lane + t) / tile_lanes, tile + t, kTileLanes);
     tile_product(rows, panel.depth, tile, width, {result.data + lane, result.stride});
   }
 }
@@ -192,10 +253,11 @@ inline void packed_product_of(const PanelView& panel, const Rows& rows, const Re
   }
 }
 
-/// Calls function(std::integral_constant<int, bits>).
+/// Calls function(std::integral_constant<int, bits>), kMixed for mixed widths.
 template <class Function>
-inline void with_bits(int bits, Function function) {
-  switch (bits) {
+inline void with_bits(const Format& format, Function function) {
+  if (format.mixed()) return function(std::integral_constant<int, kMixed>());
+  switch (format.bits) {
     case 1:
       return function(std::integral_constant<int, 1>());
     case 2:
@@ -214,11 +276,9 @@ inline void with_bits(int bits, Function function) {
 }
 
 inline void packed_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  with_bits(panel.layout.bits, [&](auto bits) { packed_product_of<bits()>(panel, rows, result, scratch); });
+  with_bits(panel.layout.format, [&](auto bits) { packed_product_of<bits()>(panel, rows, result, scratch); });
 }
 
-inline void dequantize(int bits, const unsigned char* codes, const float* scales, const float* zero_points, Index count,
-                       float* out) {
-  with_bits(bits,
-            [&](auto constant) { dequantize_tile<constant()>(codes, scales, zero_points, count, out, tile_lanes); });
+inline void dequantize(const PanelView& panel, Index tile, float* out) {
+  with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, tile, out, tile_lanes); });
 }

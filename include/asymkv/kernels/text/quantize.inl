@@ -1,15 +1,36 @@
 // quantize.inl: fitting and rounding of 16 groups at once, one group a lane, so that every instruction set and every
-// way of splitting the input does the same operations in the same order. Included once per instruction set.
+// way of splitting the input does the same operations in the same order. Products that are added are explicit fma, for
+// the same reason. Included once per instruction set.
 //
 // A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
 
+/// Scales as the metadata can hold them.
+inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
+  if (metadata == Metadata::fp16) return round_half(scale);
+  float lanes[16];
+  store(lanes, scale);
+  for (float& x : lanes) x = compact_scales.value[compact_code(x)];
+  return load(lanes);
+}
+
+inline F32x16 absolute(F32x16 x) { return max(x, sub(broadcast(0.0f), x)); }
+
+/// Nearest codes of 0..levels for a scale that may be 0.
+inline F32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
+  return round_even(max(min(mul(sub(x, zero_point), inverse), levels), broadcast(0.0f)));
+}
+inline F32x16 inverse_or_zero(F32x16 scale) {
+  const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f);
+  return select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), zero);
+}
+
 /// KIVI's min-max quantizer, every step rounded to binary16 (paper.md of the method: mn, s = (mx - mn)/M, t = x - mn,
 /// r = t/s, clamp, round half to even). A binary32 operation rounded to binary16 equals the binary16 operation, since
-/// 24 >= 2*11 + 2.
+/// 24 >= 2*11 + 2. With compact metadata the scale is rounded once more.
 struct MinMaxFit {
   F32x16 scale, zero_point;
 
-  static MinMaxFit fit(const float* x, Index count, float levels) {
+  static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
     F32x16 least = round_half(load(x));
     F32x16 greatest = least;
     for (Index i = 1; i < count; ++i) {
@@ -18,14 +39,15 @@ struct MinMaxFit {
       greatest = max(greatest, value);
     }
     const F32x16 range = round_half(sub(greatest, least));
+    const F32x16 distance = round_half(div(range, load(coding.levels)));
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    return {round_half(div(range, broadcast(levels))), add(least, broadcast(0.0f))};
+    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f))};
   }
 
   /// A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the zero point.
-  F32x16 codes(const float* x, float levels) const {
+  F32x16 codes(const GroupCoding& coding, const float* x) const {
     const F32x16 zero = broadcast(0.0f);
-    const F32x16 top = broadcast(levels);
+    const F32x16 top = load(coding.levels);
     const F32x16 t = round_half(sub(round_half(load(x)), zero_point));
     const F32x16 divisor = select_less(zero, scale, scale, broadcast(1.0f));
     const F32x16 ratio = round_half(div(t, divisor));
@@ -34,20 +56,117 @@ struct MinMaxFit {
   }
 };
 
+/// Least, greatest, mean and mean magnitude about the mean (or about 0) of each lane.
+struct Moments {
+  F32x16 least, greatest, mean, deviation;
+
+  static Moments of(const float* x, Index count, ZeroPoint zero_point) {
+    Moments m;
+    m.least = m.greatest = load(x);
+    F32x16 sum = broadcast(0.0f), magnitudes = broadcast(0.0f);
+    for (Index i = 0; i < count; ++i) {
+      const F32x16 value = load(x + 16 * i);
+      m.least = min(m.least, value);
+      m.greatest = max(m.greatest, value);
+      sum = add(sum, value);
+    }
+    const F32x16 n = broadcast(float(count));
+    m.mean = zero_point == ZeroPoint::affine ? div(sum, n) : broadcast(0.0f);
+    for (Index i = 0; i < count; ++i) magnitudes = add(magnitudes, absolute(sub(load(x + 16 * i), m.mean)));
+    m.deviation = div(magnitudes, n);
+    return m;
+  }
+};
+
+/// Levels inside the range: of a few candidates, the one with the least sum of |error|^3 (quality.md of the method: a
+/// norm between squares, which let rare large keys go, and the maximum, which min-max serves). Candidates shrink the
+/// range about its middle; one-bit lanes have one more, mean +- deviation, which skewed groups want. Lanes of 0 levels
+/// keep their mean alone.
+struct FittedFit {
+  F32x16 scale, zero_point, inverse;
+
+  static FittedFit fit(const GroupCoding& coding, const float* x, Index count) {
+    const F32x16 levels = load(coding.levels), zero = broadcast(0.0f), half = broadcast(0.5f);
+    const Moments m = Moments::of(x, count, ZeroPoint::affine);
+    const F32x16 middle = mul(half, add(m.least, m.greatest));
+    const F32x16 range = sub(m.greatest, m.least);
+    const F32x16 divisor = max(levels, broadcast(1.0f));
+    Best best;
+    for (float share : {1.0f, 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f, 0.3f})
+      best.offer(coding, x, count, div(mul(range, broadcast(share)), divisor), middle, levels);
+    const F32x16 two = broadcast(2.0f);
+    const F32x16 one_bit = select_less(levels, two, mul(two, m.deviation), div(range, divisor));
+    best.offer(coding, x, count, one_bit, select_less(levels, two, m.mean, middle), levels);
+    const F32x16 s = select_less(zero, levels, best.scale, zero);
+    return {s, select_less(zero, levels, best.zero_point, round_half(m.mean)), inverse_or_zero(s)};
+  }
+
+  F32x16 codes(const GroupCoding& coding, const float* x) const {
+    return nearest_codes(load(x), zero_point, inverse, load(coding.levels));
+  }
+
+ private:
+  struct Best {
+    F32x16 scale = broadcast(0.0f), zero_point = broadcast(0.0f);
+    F32x16 error = broadcast(std::numeric_limits<float>::infinity());
+
+    void offer(const GroupCoding& coding, const float* x, Index count, F32x16 wanted, F32x16 middle, F32x16 levels) {
+      const F32x16 s = round_scale(wanted, coding.metadata);
+      const F32x16 z = round_half(fma(s, mul(levels, broadcast(-0.5f)), middle));
+      const F32x16 inverse = inverse_or_zero(s);
+      F32x16 sum = broadcast(0.0f);
+      for (Index i = 0; i < count; ++i) {
+        const F32x16 value = load(x + 16 * i);
+        const F32x16 e = absolute(sub(value, fma(nearest_codes(value, z, inverse, levels), s, z)));
+        sum = fma(mul(e, e), e, sum);
+      }
+      scale = select_less(sum, error, s, scale);
+      zero_point = select_less(sum, error, z, zero_point);
+      error = min(sum, error);
+    }
+  };
+};
+
+/// Levels evenly around 0, their distance a multiple of the mean magnitude. The multiples are above those of least
+/// squares: values are averaged over many tokens, where a scale too small is a bias that stays, and noise goes.
+struct SymmetricFit {
+  F32x16 scale, zero_point, inverse;
+
+  static SymmetricFit fit(const GroupCoding& coding, const float* x, Index count) {
+    const Moments m = Moments::of(x, count, ZeroPoint::symmetric);
+    const F32x16 s = round_scale(mul(m.deviation, broadcast(coding.symmetric_step)), coding.metadata);
+    return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or_zero(s)};
+  }
+  F32x16 codes(const GroupCoding& coding, const float* x) const {
+    return nearest_codes(load(x), zero_point, inverse, load(coding.levels));
+  }
+};
+
 template <class FitClass>
-inline void quantize_groups(float levels, const float* x, Index count, float* scales, float* zero_points,
+inline void quantize_groups(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                             unsigned char* codes) {
-  const FitClass fitted = FitClass::fit(x, count, levels);
+  const FitClass fitted = FitClass::fit(coding, x, count);
   store(scales, fitted.scale);
   store(zero_points, fitted.zero_point);
-  for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(x + 16 * i, levels));
+  for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(coding, x + 16 * i));
 }
 
-inline void quantize(Fit fit, int bits, const float* x, Index count, float* scales, float* zero_points,
+inline void quantize(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                      unsigned char* codes) {
-  const float levels = float((1 << bits) - 1);
-  switch (fit) {
-    case Fit::min_max:
-      return quantize_groups<MinMaxFit>(levels, x, count, scales, zero_points, codes);
+  if (coding.fit == Fit::min_max) return quantize_groups<MinMaxFit>(coding, x, count, scales, zero_points, codes);
+  if (coding.zero_point == ZeroPoint::affine)
+    return quantize_groups<FittedFit>(coding, x, count, scales, zero_points, codes);
+  quantize_groups<SymmetricFit>(coding, x, count, scales, zero_points, codes);
+}
+
+/// Variance of each lane.
+inline void variances(const float* x, Index count, float* result) {
+  F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
+  for (Index i = 0; i < count; ++i) sum = add(sum, load(x + 16 * i));
+  const F32x16 mean = div(sum, broadcast(float(count)));
+  for (Index i = 0; i < count; ++i) {
+    const F32x16 d = sub(load(x + 16 * i), mean);
+    squares = fma(d, d, squares);
   }
+  store(result, div(squares, broadcast(float(count))));
 }

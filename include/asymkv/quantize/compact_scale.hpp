@@ -1,0 +1,42 @@
+// compact_scale.hpp: the scales of Metadata::compact: 8 bits, a power of 2^(1/8), so at most 4.4% off, over 31 octaves;
+// code 0 is a scale of 0. Exact on every instruction set. Used by the panels and, to round scales, by the quantizers.
+#pragma once
+
+#include "asymkv/scalar.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+namespace detail {
+
+/// 2^(i/8), and 2^((2i+1)/16), where the next of them is nearer.
+constexpr float compact_mantissas[8] = {0x1.000000p0f, 0x1.172b84p0f, 0x1.306fe0p0f, 0x1.4bfdaep0f,
+                                        0x1.6a09e6p0f, 0x1.8ace54p0f, 0x1.ae89fap0f, 0x1.d5818ep0f};
+constexpr float compact_thresholds[8] = {0x1.0b5586p0f, 0x1.2387a6p0f, 0x1.3dea64p0f, 0x1.5ab07ep0f,
+                                         0x1.7a1148p0f, 0x1.9c4918p0f, 0x1.c199bep0f, 0x1.ea4afap0f};
+
+struct CompactScales {
+  float value[256];
+  constexpr CompactScales() : value() {
+    float octave = 0x1p-16f;
+    for (int code = 0; code < 256; ++code) {
+      value[code] = compact_mantissas[code % 8] * octave;
+      if (code % 8 == 7) octave *= 2.0f;
+    }
+    value[0] = 0.0f;
+  }
+};
+
+}  // namespace detail
+
+/// The scale of each code: 0, then 2^(code/8 - 16).
+inline constexpr detail::CompactScales compact_scales;
+
+/// Code of the scale nearest to `scale` on a logarithmic axis; 0 only for scales that are 0 or too small for code 1.
+inline std::uint8_t compact_code(float scale) noexcept {
+  const std::uint32_t bits = float_bits(scale);
+  const float mantissa = bits_float((bits & 0x7fffffu) | 0x3f800000u);
+  int code = (int(bits >> 23) - 127 + 16) * 8;
+  for (float threshold : detail::compact_thresholds) code += mantissa >= threshold;
+  return std::uint8_t(code < 0 || !(scale > 0.0f) ? 0 : code > 255 ? 255 : code);
+}
+
+ASYMKV_NAMESPACE_END

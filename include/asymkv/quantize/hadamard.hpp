@@ -1,0 +1,32 @@
+// hadamard.hpp: the rotation of Rotation::hadamard. Used by the cache for values that it seals and by the attention for
+// outputs.
+#pragma once
+
+#include <cmath>
+
+#include "asymkv/scalar.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// Multiplies x[dim] by a block-diagonal matrix of orthonormal Hadamard matrices, whose sizes are the powers of two
+/// that add up to dim, largest first. Its own inverse. O(dim log dim); additions and one product, so exact on all
+/// machines.
+inline void rotate_hadamard(float* x, Index dim) noexcept {
+  while (dim > 0) {
+    Index size = 1;
+    while (2 * size <= dim) size *= 2;
+    for (Index half = 1; half < size; half *= 2)
+      for (Index block = 0; block < size; block += 2 * half)
+        for (Index i = block; i < block + half; ++i) {
+          const float a = x[i], b = x[i + half];
+          x[i] = a + b;
+          x[i + half] = a - b;
+        }
+    const float factor = 1.0f / std::sqrt(float(size));
+    for (Index i = 0; i < size; ++i) x[i] *= factor;
+    x += size;
+    dim -= size;
+  }
+}
+
+ASYMKV_NAMESPACE_END

@@ -1,0 +1,356 @@
+// What the formats beyond KIVI's promise: compact scales, fitted and symmetric groups, mixed widths, rotation, sinks.
+// Formulas are recomputed in double; bits are taken from the pages by hand.
+#include <algorithm>
+
+#include "support/support.hpp"
+
+namespace {
+
+using namespace asymkv;
+using support::ForcedIsa;
+using support::RowMatrix;
+
+constexpr Index kHeads = 2, kDim = 80;
+constexpr CacheShape kShape{1, kHeads, kDim, kDim};
+const char* const kPolicies[] = {"km0.5v1g128fcsr@1", "km1.5v2g64fcsr@4", "km3.5v3g128fcsr@128", "k2g64fcv2fc",
+                                 "k4g128cv4cr",       "k1fv1fs",          "k3fcsv8g128fcsr@1"};
+
+AsymKVCache make_cache(const std::string& policy) {
+  Result<AsymKVPolicy> formats = AsymKVPolicy::parse(policy, 1);
+  EXPECT_TRUE(formats.ok()) << formats.status().message();
+  Result<AsymKVCache> cache = AsymKVCache::create(kShape, *formats);
+  EXPECT_TRUE(cache.ok()) << cache.status().message();
+  return std::move(*cache);
+}
+
+struct Tokens {
+  RowMatrix keys, values;
+  explicit Tokens(Index n)
+      : keys(support::random_matrix(n, kHeads * kDim, 5)), values(support::random_matrix(n, kHeads * kDim, 6)) {}
+  void append_to(KVCache& cache, Index first, Index count) const {
+    const RowMatrix k = keys.middleRows(first, count), v = values.middleRows(first, count);
+    const Status status = cache.append(0, tensor(k, kHeads), tensor(v, kHeads));
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+};
+
+RowMatrix read(const KVCache& cache, Side side, Index head, Index first, Index count) {
+  RowMatrix out(count, kDim);
+  const Status status =
+      side == Side::keys ? cache.keys(0, head, first, tensor(out)) : cache.values(0, head, first, tensor(out));
+  EXPECT_TRUE(status.ok()) << status.message();
+  return out;
+}
+
+TEST(Formats, CompactScalesAreTheNearestPowers) {
+  EXPECT_EQ(compact_code(0.0f), 0);
+  for (int code = 1; code < 256; ++code) {
+    EXPECT_NEAR(compact_scales.value[code] / std::exp2(code / 8.0 - 16.0), 1.0, 1e-7);
+    EXPECT_EQ(compact_code(compact_scales.value[code]), code);
+  }
+  for (float x = 1e-7f; x < 60000.0f; x *= 1.0137f) {
+    const double exact = 8.0 * (std::log2(double(x)) + 16.0);
+    const bool tie = std::fabs(exact - std::floor(exact) - 0.5) < 1e-5;
+    EXPECT_TRUE(tie || compact_code(x) == std::max(0, int(std::nearbyint(exact)))) << x;
+  }
+  EXPECT_EQ(compact_code(3e38f), 255);
+}
+
+/// Sum of |x - nearest level|^3 with levels zero + i * scale, i in 0..levels.
+double cubic_error(const std::vector<float>& x, double scale, double zero, int levels) {
+  double sum = 0.0;
+  for (float v : x) {
+    const double code = scale > 0.0 ? std::clamp(std::nearbyint((v - zero) / scale), 0.0, double(levels)) : 0.0;
+    sum += std::pow(std::fabs(v - (zero + code * scale)), 3.0);
+  }
+  return sum;
+}
+
+/// Fitted groups of a column of kinds: normal, with outliers, two-valued, constant, tiny.
+template <int Bits>
+void expect_fitted_beats_min_max(Metadata metadata) {
+  std::mt19937 generator(17);
+  std::normal_distribution<float> normal;
+  const Index channels = 160;
+  RowMatrix x(64, channels);
+  for (Index c = 0; c < channels; ++c)
+    for (Index t = 0; t < 64; ++t) {
+      const float n = normal(generator);
+      const float kinds[] = {n, t == 7 ? 30.0f * n : n, n > 0 ? 1.0f : -1.0f, 3.0f, 1e-3f * n + 20.0f};
+      x(t, c) = half_to_float(float_to_half(kinds[c % 5]));
+    }
+  const auto fitted = KeyQuantizer<Bits>(64, Fit::fitted, metadata).quantize(x);
+  ASSERT_TRUE(fitted.ok());
+  const int levels = (1 << Bits) - 1;
+  for (Index c = 0; c < channels; ++c) {
+    std::vector<float> group(64);
+    for (Index t = 0; t < 64; ++t) group[std::size_t(t)] = x(t, c);
+    const auto [least, greatest] = std::minmax_element(group.begin(), group.end());
+    float scale = (*greatest - *least) / float(levels);
+    scale =
+        metadata == Metadata::fp16 ? half_to_float(float_to_half(scale)) : compact_scales.value[compact_code(scale)];
+    const double middle = 0.5 * (double(*least) + double(*greatest));
+    const double zero = half_to_float(float_to_half(float(middle - 0.5 * levels * double(scale))));
+    double error = 0.0;
+    for (Index t = 0; t < 64; ++t) {
+      const double back = fitted->code(t, c) * double(fitted->scale(t, c)) + double(fitted->zero_point(t, c));
+      error += std::pow(std::fabs(double(x(t, c)) - back), 3.0);
+    }
+    EXPECT_LE(error, cubic_error(group, scale, zero, levels) * 1.0001 + 1e-12) << Bits << " bits, channel " << c;
+    EXPECT_NEAR(error, cubic_error(group, fitted->scale(0, c), fitted->zero_point(0, c), levels), 1e-3 * error + 1e-9);
+  }
+}
+
+TEST(Formats, FittedIsNeverWorseThanMinMaxInItsNorm) {
+  for (Isa isa : support::machine_isas()) {
+    ForcedIsa forced(isa);
+    for (Metadata metadata : {Metadata::fp16, Metadata::compact}) {
+      expect_fitted_beats_min_max<1>(metadata);
+      expect_fitted_beats_min_max<2>(metadata);
+      expect_fitted_beats_min_max<3>(metadata);
+      expect_fitted_beats_min_max<4>(metadata);
+    }
+  }
+}
+
+TEST(Formats, SymmetricLevelsLieAroundZeroAtTheStatedDistance) {
+  const RowMatrix x = support::random_matrix(40, 64, 3);
+  const auto q = ValueQuantizer<1>(64, Fit::fitted, Metadata::compact, ZeroPoint::symmetric).quantize(x);
+  ASSERT_TRUE(q.ok());
+  for (Index t = 0; t < 40; ++t) {
+    const float wanted = 2.6f * x.row(t).cwiseAbs().mean();
+    EXPECT_NEAR(std::log2(q->scale(t, 0) / wanted), 0.0, 1.0 / 16 + 1e-4);
+    EXPECT_EQ(q->zero_point(t, 0), -0.5f * q->scale(t, 0));
+    for (Index c = 0; c < 64; ++c) EXPECT_EQ(q->code(t, c), x(t, c) > 0.0f ? 1 : 0);
+  }
+}
+
+TEST(Formats, HadamardIsOrthonormalAndItsOwnInverse) {
+  for (Index dim : {1, 2, 8, 40, 64, 80, 96, 100, 128, 256, 576}) {
+    const RowMatrix x = support::random_matrix(1, dim, 9);
+    RowMatrix y = x;
+    rotate_hadamard(y.data(), dim);
+    EXPECT_NEAR(y.norm() / x.norm(), 1.0, 1e-5);
+    rotate_hadamard(y.data(), dim);
+    EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 1e-5f * x.cwiseAbs().maxCoeff()) << dim;
+  }
+}
+
+/// Bits of the class map, and the code of (token, channel), from the bytes of a panel.
+int class_of(const PanelLayout& layout, const unsigned char* panel, Index channel) {
+  return panel[layout.widths_offset() + channel / 4] >> (2 * (channel % 4)) & 3;
+}
+int code_of(const PanelLayout& layout, const unsigned char* panel, Index token, Index channel) {
+  const int width_class = class_of(layout, panel, channel);
+  Index vectors = 0;
+  for (int c = 3; c > width_class; --c) {
+    Index count = 0;
+    for (Index i = 0; i < layout.depth; ++i) count += class_of(layout, panel, i) == c;
+    const Index capacity = 8 << (3 - c);
+    vectors += (count + capacity - 1) / capacity;
+  }
+  const int width = 1 << (width_class - 1);
+  Index slot = 0;
+  for (Index i = 0; i < channel; ++i) slot += class_of(layout, panel, i) == width_class;
+  vectors += slot / (32 / width);
+  slot %= 32 / width;
+  const unsigned char byte = panel[token / 16 * layout.tile_bytes() + vectors * 64 + token % 16 * 4 + slot % 4];
+  return byte >> (width * (slot / 4)) & ((1 << width) - 1);
+}
+
+/// Least error that any number of channels of each width can have, within `vectors` vectors of 32 bits a token.
+double least_distortion(std::vector<double> variances, Index vectors) {
+  std::sort(variances.rbegin(), variances.rend());
+  const Index depth = Index(variances.size());
+  double least = INFINITY;
+  for (Index four = 0; four <= depth; ++four)
+    for (Index two = 0; four + two <= depth; ++two)
+      for (Index one = 0; four + two + one <= depth; ++one) {
+        if ((four + 7) / 8 + (two + 15) / 16 + (one + 31) / 32 > vectors) continue;
+        double error = 0.0;
+        for (Index i = 0; i < depth; ++i)
+          error += variances[std::size_t(i)] * (i < four               ? 12.0
+                                                : i < four + two       ? 120.0
+                                                : i < four + two + one ? 372.0
+                                                                       : 1024.0);
+        least = std::min(least, error);
+      }
+  return least;
+}
+
+TEST(Formats, MixedWidthsGoWhereTheVarianceIs) {
+  const Tokens tokens(300);
+  for (Isa isa : support::machine_isas()) {
+    ForcedIsa forced(isa);
+    AsymKVCache cache = make_cache("km1.5v32");
+    tokens.append_to(cache, 0, 300);
+    ASSERT_TRUE(cache.seal().ok());
+    const SideStore& side = cache.side(0, Side::keys);
+    ASSERT_EQ(side.sealed(), 256);
+    const PanelLayout& layout = side.layout();
+    EXPECT_EQ(layout.tile_vectors(), 4);  // 1.5 bits * 80 channels / 32, rounded up
+    for (Index head = 0; head < kHeads; ++head) {
+      const unsigned char* panel = side.panel(1, head);
+      const RowMatrix back = read(cache, Side::keys, head, 128, 128);
+      std::vector<double> variances(kDim);
+      double distortion = 0.0;
+      constexpr double share[] = {1024.0, 372.0, 120.0, 12.0};
+      for (Index c = 0; c < kDim; ++c) {
+        const Eigen::ArrayXd x = tokens.keys.col(head * kDim + c).segment(128, 128).cast<double>().array();
+        variances[std::size_t(c)] = (x - x.mean()).square().mean();
+        distortion += variances[std::size_t(c)] * share[class_of(layout, panel, c)];
+        if (class_of(layout, panel, c) == 0) {
+          EXPECT_NEAR(back(5, c), x.mean(), 1e-3 * std::max(1.0, std::fabs(x.mean())));
+          continue;
+        }
+        const double scale = compact_scales.value[panel[layout.scale_offset() + c]];
+        std::uint16_t zero = 0;
+        std::memcpy(&zero, panel + layout.zero_point_offset() + 2 * c, 2);
+        for (Index t = 0; t < 128; ++t)
+          EXPECT_NEAR(back(t, c), code_of(layout, panel, t, c) * scale + double(half_to_float(zero)), 1e-5) << c;
+      }
+      EXPECT_NEAR(distortion / least_distortion(variances, 4), 1.0, 1e-5);
+    }
+  }
+}
+
+std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache) {
+  std::vector<unsigned char> bytes;
+  for (Side side : {Side::keys, Side::values})
+    for (const Page& page : cache.side(0, side).pages())
+      bytes.insert(bytes.end(), page.memory.data(), page.memory.data() + page.memory.bytes());
+  return bytes;
+}
+
+TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
+  const Tokens tokens(600);
+  for (const char* policy : kPolicies) {
+    std::vector<unsigned char> expected;
+    for (Isa isa : support::machine_isas()) {
+      ForcedIsa forced(isa);
+      for (Index chunk : {Index(1), Index(7), Index(129), Index(600)}) {
+        AsymKVCache cache = make_cache(policy);
+        for (Index first = 0; first < 600; first += chunk) tokens.append_to(cache, first, std::min(chunk, 600 - first));
+        ASSERT_TRUE(cache.seal().ok());
+        if (expected.empty()) expected = sealed_bytes(cache);
+        EXPECT_EQ(sealed_bytes(cache), expected) << policy << " chunk " << chunk << " " << isa_name(isa);
+      }
+    }
+  }
+}
+
+TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {
+  const Tokens tokens(450);
+  for (const char* policy : kPolicies)
+    for (Isa isa : support::machine_isas()) {
+      ForcedIsa forced(isa);
+      AsymKVCache cache = make_cache(policy);
+      tokens.append_to(cache, 0, 450);
+      ASSERT_TRUE(cache.seal().ok());
+      for (Index count : {Index(1), Index(3), Index(40)})
+        for (Index window : {Index(0), Index(200)}) {
+          const Index heads = 2 * kHeads;
+          const RowMatrix queries = support::random_matrix(count, heads * kDim, 21) * 0.2f;
+          RowMatrix output(count, heads * kDim), expected(count, heads * kDim);
+          AttentionParams params;
+          params.window = window;
+          ASSERT_TRUE(cache.attend(0, tensor(queries, heads), tensor(output, heads), params).ok());
+          ASSERT_TRUE(reference_attention(cache, 0, tensor(queries, heads), tensor(expected, heads), params).ok());
+          EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), 1e-4f) << policy << " " << isa_name(isa) << " " << count;
+        }
+    }
+}
+
+TEST(Formats, RotationChangesNothingAtEightBits) {
+  const Tokens tokens(400);
+  AsymKVCache rotated = make_cache("k32v8g64fcr"), exact = make_cache("float");
+  for (KVCache* cache : {static_cast<KVCache*>(&rotated), static_cast<KVCache*>(&exact)}) {
+    tokens.append_to(*cache, 0, 400);
+    ASSERT_TRUE(cache->seal().ok());
+  }
+  // 255 levels over a range of some 8 deviations: half a level, times a few for the worst of many
+  const RowMatrix error = read(rotated, Side::values, 0, 0, 272) - read(exact, Side::values, 0, 0, 272);
+  EXPECT_LE(error.cwiseAbs().maxCoeff(), 0.25f);
+  EXPECT_LE(error.norm() / read(exact, Side::values, 0, 0, 272).norm(), 0.01f);
+}
+
+TEST(Formats, SinksStayExactAndAreCountedApart) {
+  const Tokens tokens(400);
+  for (Index sinks : {Index(1), Index(4), Index(128)}) {
+    AsymKVCache cache = make_cache("km1v1g128fcsr@" + std::to_string(sinks));
+    for (Index first = 0; first < 400; first += 50) tokens.append_to(cache, first, 50);
+    ASSERT_TRUE(cache.seal().ok());
+    EXPECT_EQ(cache.side(0, Side::keys).sealed(), sinks + (400 - sinks) / 128 * 128);
+    EXPECT_EQ(cache.side(0, Side::values).sealed(), sinks + (400 - sinks - 128));
+    for (Side side : {Side::keys, Side::values}) {
+      const RowMatrix& all = side == Side::keys ? tokens.keys : tokens.values;
+      EXPECT_EQ(read(cache, side, 1, 0, sinks), all.block(0, kDim, sinks, kDim));
+      EXPECT_NE(read(cache, side, 1, sinks, 1), all.block(sinks, kDim, 1, kDim));
+    }
+    const RowMatrix before = read(cache, Side::keys, 0, 0, 200);
+    ASSERT_TRUE(cache.trim(200).ok());
+    EXPECT_EQ(read(cache, Side::keys, 0, 0, 200), before);
+    ASSERT_TRUE(cache.trim(sinks - 1).ok());
+    EXPECT_EQ(cache.length(), sinks - 1);
+    tokens.append_to(cache, sinks - 1, 201 - sinks);
+    EXPECT_EQ(read(cache, Side::values, 0, 0, sinks), tokens.values.block(0, 0, sinks, kDim));
+  }
+}
+
+TEST(Formats, BytesAreWhatTheAllocatorHandedOut) {
+  const Tokens tokens(500);
+  for (const char* policy : kPolicies) {
+    support::CountingAllocator counter;
+    CacheOptions options;
+    options.allocator = counter.allocator();
+    const AsymKVPolicy formats = *AsymKVPolicy::parse(policy, 1);
+    Result<AsymKVCache> cache = AsymKVCache::create(kShape, formats, options);
+    ASSERT_TRUE(cache.ok());
+    tokens.append_to(*cache, 0, 500);
+    ASSERT_TRUE(cache->seal().ok());
+    EXPECT_EQ(cache->bytes().total(), counter.bytes);
+    const Index pages = cache->side(0, Side::keys).pages().size() + cache->side(0, Side::values).pages().size();
+    if (pages == 6) {  // three pages a side: as many tokens as the policy is asked for
+      EXPECT_EQ(cache->bytes().keys + cache->bytes().values, formats.bytes(kShape, 384)) << policy;
+      EXPECT_DOUBLE_EQ(formats.all_in_bits(kShape),
+                       8.0 * double(cache->bytes().keys + cache->bytes().values) / (2.0 * 384 * kHeads * kDim));
+    }
+  }
+}
+
+TEST(Formats, PresetsAndNamesAreReadBothWays) {
+  double bits = 0.0;
+  for (int i = 0; i < preset_count; ++i) {
+    const auto policy = AsymKVPolicy::parse(presets()[i].name, 30);
+    ASSERT_TRUE(policy.ok()) << policy.status().message();
+    EXPECT_EQ(policy->name(), presets()[i].formats);
+    EXPECT_EQ(policy->sink_length(), 1);
+    EXPECT_GT(policy->all_in_bits({30, 3, 64, 64}), bits) << "presets stand in order of size";
+    bits = policy->all_in_bits({30, 3, 64, 64});
+  }
+  for (const char* policy : kPolicies) EXPECT_EQ(AsymKVPolicy::parse(policy, 4)->name(), policy);
+  for (const char* name : {"0-1:km1v1g128fcsr+2-3:km2v2g64fc@4", "AsymKV-2/0@1", "float@3"})
+    EXPECT_EQ(AsymKVPolicy::parse(name, 4)->name(), name);
+}
+
+TEST(Formats, WhatDoesNotFitIsNamed) {
+  for (const char* name : {"k2v2@", "k2v2@129", "k2v2@01", "km2.2v1", "kmv1", "km0v1", "km4v1", "k2v1m2", "k2srv2",
+                           "k2r", "k2rv2", "k2fcrv2", "k2v2s", "km2g64v1", "k2cfv2", "smalles"}) {
+    const auto policy = AsymKVPolicy::parse(name, 4);
+    ASSERT_FALSE(policy.ok()) << name;
+    EXPECT_EQ(policy.status().code(), ErrorCode::invalid_argument) << name;
+    EXPECT_NE(std::string(policy.status().message()).find("policy name"), std::string::npos);
+  }
+  EXPECT_EQ(AsymKVPolicy::parse("float", 4)->with_sinks(129).status().code(), ErrorCode::invalid_argument);
+  EXPECT_EQ(AsymKVPolicy::parse("float", 4)->with_sinks(-1).status().code(), ErrorCode::invalid_argument);
+  const CacheShape wide{1, 1, 320, 64};
+  const auto cache = AsymKVCache::create(wide, *AsymKVPolicy::parse("km2v1", 1));
+  ASSERT_FALSE(cache.ok());
+  EXPECT_EQ(cache.status().code(), ErrorCode::unsupported);
+  CacheOptions options;
+  options.residual_length = 64;
+  EXPECT_EQ(AsymKVCache::create(kShape, *AsymKVPolicy::parse("km2v1", 1), options).status().code(),
+            ErrorCode::invalid_argument);
+}
+
+}  // namespace

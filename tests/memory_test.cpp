@@ -1,0 +1,153 @@
+// The library's manners with memory: it touches nothing beside the caller's tensors and its own blocks, and asks for
+// memory only to keep tokens, only from the caller's allocator.
+#include "support/cache.hpp"
+#include "support/guarded.hpp"
+#include "support/heap_count.hpp"
+
+namespace {
+
+using namespace asymkv;
+using namespace support;
+
+TEST(Guard, OneElementTooFarIsAFault) {
+  Guarded<float> before(3, 5, Edge::begin), after(3, 5, Edge::end);
+  volatile float* const first = before.matrix().data();
+  volatile float* const last = after.matrix().data() + 14;
+  *first = *last = 1.0f;
+  EXPECT_DEATH(*(first - 1) = 1.0f, "");
+  EXPECT_DEATH(*(last + 1) = 1.0f, "");
+}
+
+/// What a cache answers when all its tensors are of type T, by each kind of reader: few query rows, many, read back.
+struct Answers {
+  RowMatrix few, many, keys, values;
+};
+
+constexpr Index kTokens = 179;
+
+/// Asks a cache with every tensor at the edge of its pages.
+template <class T>
+Answers answers_at(Edge edge, const char* policy, const CacheShape& shape, const Allocator& allocator) {
+  CacheOptions options{32, 0, allocator};
+  AsymKVCache cache = make_cache(policy, options, shape);
+  const Index heads = 2 * shape.kv_heads;
+  const Tokens tokens(kTokens, 5, shape);
+  Index first = 0;
+  for (Index count : {1, 130, 31, 17}) {
+    Guarded<T> keys(tokens.keys.middleRows(first, count), edge), values(tokens.values.middleRows(first, count), edge);
+    EXPECT_TRUE(cache.append(0, tensor(keys.matrix(), shape.kv_heads), tensor(values.matrix(), shape.kv_heads)).ok());
+    first += count;
+  }
+  const auto attend = [&](Index count) {
+    Guarded<T> queries(random_matrix(count, heads * shape.key_dim, 9), edge), out(count, heads * shape.value_dim, edge);
+    EXPECT_TRUE(cache.attend(0, tensor(queries.matrix(), heads), tensor(out.matrix(), heads)).ok());
+    return RowMatrix(out.matrix().template cast<float>());
+  };
+  const auto read_back = [&](Side side, Index dim) {
+    Guarded<T> out(150, dim, edge);
+    EXPECT_TRUE(
+        (side == Side::keys ? cache.keys(0, 1, 29, tensor(out.matrix())) : cache.values(0, 1, 29, tensor(out.matrix())))
+            .ok());
+    return RowMatrix(out.matrix().template cast<float>());
+  };
+  return {attend(1), attend(5), read_back(Side::keys, shape.key_dim), read_back(Side::values, shape.value_dim)};
+}
+
+template <class T>
+void nothing_beyond_the_edges(const char* policy, Index dim) {
+  const CacheShape shape{1, 2, dim, dim};
+  const Answers expected = answers_at<T>(Edge::begin, policy, shape, Allocator());
+  for (Edge edge : {Edge::begin, Edge::end}) {
+    const Answers answers = answers_at<T>(edge, policy, shape, guarded_allocator());
+    EXPECT_EQ(answers.few, expected.few) << policy << " dim " << dim;
+    EXPECT_EQ(answers.many, expected.many) << policy << " dim " << dim;
+    EXPECT_EQ(answers.keys, expected.keys) << policy << " dim " << dim;
+    EXPECT_EQ(answers.values, expected.values) << policy << " dim " << dim;
+  }
+}
+
+TEST(Guard, TensorsAndBlocksMayTouchForbiddenPages) {
+  for (Isa isa : machine_isas()) {
+    ForcedIsa forced(isa);
+    for (const char* policy : {"k2v3", "k8v1", "k16v32"})
+      for (Index dim : {40, 64, 100}) {
+        nothing_beyond_the_edges<float>(policy, dim);
+        nothing_beyond_the_edges<Eigen::half>(policy, dim);
+        nothing_beyond_the_edges<Eigen::bfloat16>(policy, dim);
+      }
+  }
+}
+
+TEST(Heap, CountsEveryRoadToIt) {
+  const auto counted = [](auto request) {
+    const long before = heap_requests();
+    request();
+    return heap_requests() - before;
+  };
+  void* volatile seen;  // so that no request is optimized away
+  EXPECT_EQ(counted([&] { std::free(seen = std::malloc(100)); }), 1);
+  EXPECT_EQ(counted([&] { std::free(seen = std::calloc(10, 10)); }), 1);
+  EXPECT_EQ(counted([&] { seen = std::vector<int>(100).data(); }), 1);
+  EXPECT_EQ(counted([&] { seen = RowMatrix(10, 10).data(); }), 1);
+  EXPECT_EQ(counted([&] {
+              const Allocator allocator;
+              allocator.deallocate(nullptr, seen = allocator.allocate(nullptr, 64), 64);
+            }),
+            1);
+}
+
+/// Pages of all sides of all layers.
+Index pages_of(const AsymKVCache& cache) {
+  Index pages = 0;
+  for (Index layer = 0; layer < cache.shape().layers; ++layer)
+    for (Side side : {Side::keys, Side::values}) pages += cache.side(layer, side).pages().size();
+  return pages;
+}
+
+TEST(Heap, DecodingAsksForPagesAndNothingElse) {
+  constexpr CacheShape shape{2, kHeads, kDim, kDim};
+  constexpr Index steps = 1000, heads = 3 * kHeads;
+  const AsymKVPolicy policy = *AsymKVPolicy::parse("k2v1", 2);
+  const Tokens tokens(steps, 3, shape);
+  const RowMatrix queries = random_matrix(steps, heads * kDim, 4);
+  RowMatrix output(1, heads * kDim), keys(128, kDim);
+  const long before = heap_requests();
+  CountingAllocator counting;
+  {
+    auto cache = AsymKVCache::create(shape, policy, {128, 0, counting.allocator()});
+    ASSERT_TRUE(cache.ok());
+    for (Index layer : {0, 1}) append(*cache, tokens, 0, 1, layer);
+    const Index calls = counting.calls;
+    Index failed = 0;
+    long attending = 0;
+    for (Index step = 1; step < steps; ++step)
+      for (Index layer : {0, 1}) {
+        failed += !try_append(*cache, tokens, step, 1, layer).ok();
+        const long requests = heap_requests();
+        failed += !cache->attend(layer, tensor(queries.row(step), heads), tensor(output, heads)).ok();
+        attending += heap_requests() - requests;
+      }
+    EXPECT_EQ(failed, 0);
+    EXPECT_EQ(attending, 0);
+    const Index doublings = 2 * 2 * 4;  // of the four page tables: to 1, 2, 4, 8 pages
+    EXPECT_EQ(pages_of(*cache), 2 * (7 + 7));
+    EXPECT_LE(counting.calls - calls, pages_of(*cache) + doublings);
+    EXPECT_TRUE(cache->seal().ok() && cache->keys(0, 1, 300, tensor(keys)).ok() && cache->trim(500).ok());
+    cache->clear();
+  }
+  EXPECT_EQ(heap_requests() - before, counting.calls);
+}
+
+TEST(Heap, PrefillAttentionAsksForNothing) {
+  for (const char* policy : {"k2v1", "k16v32"}) {
+    AsymKVCache cache = make_cache(policy);
+    append(cache, Tokens(400, 1), 0, 400);
+    const RowMatrix queries = random_matrix(400, 4 * kDim, 2);
+    RowMatrix output(400, 4 * kDim);
+    const long before = heap_requests();
+    EXPECT_TRUE(cache.attend(0, tensor(queries, 4), tensor(output, 4)).ok());
+    EXPECT_EQ(heap_requests(), before);
+  }
+}
+
+}  // namespace

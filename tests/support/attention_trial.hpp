@@ -1,0 +1,130 @@
+// attention_trial.hpp: one attention problem given to a cache in two steps, and its output compared with the oracle's
+// element by element. Used by all tests that say that attention is right.
+#pragma once
+
+#include "support/oracle.hpp"
+#include "support/support.hpp"
+
+namespace support {
+
+/// Widths of 16 and 32 are sides that are not quantized.
+struct AttentionCase {
+  int key_bits, value_bits, group;
+  Index kv_heads, heads, key_dim, value_dim, length, queries, residual;
+  Index window = 0;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
+  return out << "k" << c.key_bits << "v" << c.value_bits << " g" << c.group << " heads " << c.heads << "/" << c.kv_heads
+             << " dims " << c.key_dim << ", " << c.value_dim << " length " << c.length << " queries " << c.queries
+             << " R " << c.residual << " window " << c.window;
+}
+
+/// c of the bound on the error of an element of the output,
+///   c * 2^-24 * (1 + max_t scale * sum_i |q_i||k_ti|) * sum_t w_t|v_t|,
+/// where |k| and |v| of a quantized number are |code * scale| + |zero point|: decoding adds the two products apart, so
+/// a small number that is the difference of two large ones costs what the large ones cost. About four times the worst
+/// error of all cases on all instruction sets.
+constexpr double kErrorConstant = 16.0;
+
+/// How an output compares with the oracle's.
+struct Comparison {
+  int outside = 0;     ///< elements beyond the bound, or not a number
+  double worst = 0.0;  ///< greatest error over its bound
+};
+
+/// A float matrix of which T holds every element.
+template <class T>
+RowMatrix representable(const RowMatrix& x) {
+  return x.cast<T>().template cast<float>();
+}
+
+inline Result<AsymKVCache> cache_of(const AttentionCase& c) {
+  Format keys, values;
+  keys.bits = c.key_bits;
+  values.bits = c.value_bits;
+  keys.group_size = values.group_size = c.group;
+  CacheOptions options;
+  options.residual_length = c.residual;
+  return AsymKVCache::create({1, c.kv_heads, c.key_dim, c.value_dim}, *AsymKVPolicy::table({{keys, values}}), options);
+}
+
+class AttentionTrial {
+ public:
+  explicit AttentionTrial(const AttentionCase& c)
+      : case_(c),
+        keys_(random_matrix(c.length, c.kv_heads * c.key_dim, 1)),
+        values_(random_matrix(c.length, c.kv_heads * c.value_dim, 2)),
+        queries_(random_matrix(c.queries, c.heads * c.key_dim, 3)) {}
+
+  /// Gives the cache all tokens as numbers of type T, to which they are rounded, the queries' own in a second append;
+  /// and attends.
+  template <class T>
+  RowMatrix attend(KVCache& cache) {
+    using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    keys_ = representable<T>(keys_);
+    values_ = representable<T>(values_);
+    queries_ = representable<T>(queries_);
+    const Matrix keys = keys_.cast<T>(), values = values_.cast<T>(), queries = queries_.cast<T>();
+    for (const auto& [first, count] : {std::pair(Index(0), past()), std::pair(past(), case_.queries)}) {
+      const Status status = cache.append(0, tensor(keys.middleRows(first, count), case_.kv_heads),
+                                         tensor(values.middleRows(first, count), case_.kv_heads));
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    RowMatrix output(case_.queries, case_.heads * case_.value_dim);
+    AttentionParams params;
+    params.window = case_.window;
+    const Status status = cache.attend(0, tensor(queries, case_.heads), tensor(output, case_.heads), params);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return output;
+  }
+
+  /// Compares with the oracle over what is kept of the tokens: those sealed by the second append quantized, those of
+  /// 16-bit sides as halves, others as the cache rounds them.
+  Comparison compare(const RowMatrix& output, oracle::Rounding rounding) const {
+    const auto rounding_of = [&](int bits) { return bits == 16 ? oracle::half : rounding; };
+    const double scale = 1.0 / std::sqrt(double(case_.key_dim));
+    Comparison result;
+    for (Index h = 0; h < case_.heads; ++h) {
+      const Index kv = h / (case_.heads / case_.kv_heads);
+      oracle::Kept k(head_of(keys_, kv, case_.key_dim), rounding_of(case_.key_bits));
+      oracle::Kept v(head_of(values_, kv, case_.value_dim), rounding_of(case_.value_bits));
+      oracle::quantize_keys(k, sealed_keys(), case_.group, case_.key_bits);
+      oracle::quantize_values(v, sealed_values(), case_.group, case_.value_bits);
+      for (Index q = 0; q < case_.queries; ++q) {
+        const oracle::Matrix query = head_of(queries_.row(q), h, case_.key_dim);
+        const Index last = past() + q + 1, first = case_.window == 0 ? 0 : std::max(Index(0), last - case_.window);
+        const oracle::Attention expected = oracle::attention(query.data, k, v, int(first), int(last), scale);
+        for (Index i = 0; i < case_.value_dim; ++i)
+          compare_element(double(output(q, h * case_.value_dim + i)), expected, std::size_t(i), result);
+      }
+    }
+    return result;
+  }
+  Comparison compare(const RowMatrix& output) const { return compare(output, oracle::exact); }
+
+ private:
+  static void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) {
+    const double bound = kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) * expected.magnitude[i];
+    const double error = std::fabs(output - expected.output[i]);
+    if (!(error <= bound)) ++result.outside;
+    if (error > result.worst * bound) result.worst = error / bound;
+  }
+
+  static oracle::Matrix head_of(const RowMatrix& x, Index head, Index dim) {
+    oracle::Matrix m(int(x.rows()), int(dim));
+    for (Index t = 0; t < x.rows(); ++t)
+      for (Index c = 0; c < dim; ++c) m(int(t), int(c)) = double(x(t, head * dim + c));
+    return m;
+  }
+
+  /// Tokens before the last append; what they made due, that append sealed.
+  Index past() const { return case_.length - case_.queries; }
+  int sealed_keys() const { return case_.key_bits > 8 ? 0 : int(past() / case_.residual * case_.residual); }
+  int sealed_values() const { return case_.value_bits > 8 ? 0 : int(std::max(Index(0), past() - case_.residual)); }
+
+  AttentionCase case_;
+  RowMatrix keys_, values_, queries_;
+};
+
+}  // namespace support
