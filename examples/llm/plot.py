@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """plot.py RESULTS.json [MORE.json ...] -o quality.svg: what `llm eval --json` measured, as one picture: mean KL
-divergence against all-in bits, every policy with its name. Results of the same model make one series. Needs matplotlib
-(Debian and Ubuntu: apt-get install python3-matplotlib)."""
+divergence against all-in bits, every policy with the name that eval was given, presets with theirs. Results of the same
+model make one series, from however many files. Needs matplotlib (Debian and Ubuntu: apt-get install
+python3-matplotlib)."""
 
 import argparse
 import itertools
@@ -28,9 +29,9 @@ def read_series(paths):
     series = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
-            report = json.load(file)
-        points = series.setdefault(report["model"], {})
-        for row in report["results"]:
+            rows = json.load(file)
+        for row in rows:
+            points = series.setdefault(row["model"], {})
             if row["kld_mean"] > 0:
                 points[row["policy"]] = (row["all_in_bits"], row["kld_mean"])
     return {model: points for model, points in series.items() if points}
