@@ -1,6 +1,7 @@
 // asymmetry.cpp: a float cache that also records queries goes through the model; then every head is measured.
 #include "asymmetry.hpp"
 
+#include <algorithm>
 #include <asymkv/quantize/quantizers.hpp>
 #include <cmath>
 #include <mutex>
@@ -70,32 +71,45 @@ struct Quantized {
   }
 };
 
-/// Tokens that query `i` of a score matrix sees: the queries are the last tokens.
-Index visible(const Matrix& scores, Index i) { return scores.cols() - scores.rows() + i + 1; }
+/// What query `i` of a score matrix sees, first..end: the queries are the last tokens.
+struct Seen {
+  Index first, end;
+
+  Seen(const Matrix& scores, Index i, Index window) : first(0), end(scores.cols() - scores.rows() + i + 1) {
+    if (window > 0) first = std::max(first, end - window);
+  }
+};
 
 /// scale * Q K^T, with zeros where a query sees nothing.
-Matrix causal_scores(const Matrix& queries, const Matrix& keys, float scale) {
-  Matrix scores = scale * (queries * keys.transpose());
-  for (Index i = 0; i < scores.rows(); ++i) scores.row(i).tail(scores.cols() - visible(scores, i)).setZero();
+Matrix causal_scores(const Matrix& queries, const Matrix& keys, const asymkv::AttentionParams& params) {
+  Matrix scores = params.scale * (queries * keys.transpose());
+  for (Index i = 0; i < scores.rows(); ++i) {
+    const Seen seen(scores, i, params.window);
+    scores.row(i).head(seen.first).setZero();
+    scores.row(i).tail(scores.cols() - seen.end).setZero();
+  }
   return scores;
 }
 
 /// The softmax of what each query sees.
-Matrix causal_softmax(Matrix scores) {
+Matrix causal_softmax(Matrix scores, Index window) {
   for (Index i = 0; i < scores.rows(); ++i) {
-    auto seen = scores.row(i).head(visible(scores, i)).array();
-    seen = (seen - seen.maxCoeff()).exp();
-    seen /= seen.sum();
+    const Seen seen(scores, i, window);
+    auto weights = scores.row(i).segment(seen.first, seen.end - seen.first).array();
+    weights = (weights - weights.maxCoeff()).exp();
+    weights /= weights.sum();
   }
   return scores;
 }
 
 /// One query head: the errors on the way from keys and values to the output.
-void measure_head(const Matrix& queries, const Quantized& keys, const Quantized& values, float scale, Sums& sums) {
-  const Matrix scores = causal_scores(queries, keys.exact, scale);
-  const Matrix coarse_scores = causal_scores(queries, keys.coarse, scale);
+void measure_head(const Matrix& queries, const Quantized& keys, const Quantized& values,
+                  const asymkv::AttentionParams& params, Sums& sums) {
+  const Matrix scores = causal_scores(queries, keys.exact, params);
+  const Matrix coarse_scores = causal_scores(queries, keys.coarse, params);
   sums.scores.add(coarse_scores, scores);
-  const Matrix weights = causal_softmax(scores), coarse_weights = causal_softmax(coarse_scores);
+  const Matrix weights = causal_softmax(scores, params.window),
+               coarse_weights = causal_softmax(coarse_scores, params.window);
   sums.weights.add(coarse_weights, weights);
   const Matrix output = weights * values.exact;
   sums.output_by_keys.add(coarse_weights * values.exact, output);
@@ -103,10 +117,10 @@ void measure_head(const Matrix& queries, const Quantized& keys, const Quantized&
   sums.output_by_equalized.add(weights * values.equalized(keys.error.root()), output);
 }
 
-/// The last queries of a layer, [tokens, heads * key_dim], and what their products are scaled by.
+/// The last queries of a layer, [tokens, heads * key_dim], and how they look at the past; the scale is never 0.
 struct Queries {
   Matrix rows;
-  float scale = 0;
+  asymkv::AttentionParams params;
 };
 
 /// A cache that keeps the queries of each layer's last attention.
@@ -127,7 +141,8 @@ class Recorder final : public asymkv::KVCache {
       for (Index j = 0; j < kept.rows.cols(); ++j)
         kept.rows(i, j) =
             asymkv::load_scalar(queries.row(i, j / queries.dim), queries.type, j % queries.dim * queries.dim_stride);
-    kept.scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(queries.dim)) : params.scale;
+    kept.params = params;
+    if (params.scale == 0.0f) kept.params.scale = 1.0f / std::sqrt(float(queries.dim));
     return status;
   }
 
@@ -177,7 +192,7 @@ Sums measure_layer(const Recorder& cache, Index layer, Index skip) {
     sums.keys.add(keys.error);
     sums.values.add(values.error);
     for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head)
-      measure_head(queries.rows.block(skip, head * dim, queries.rows.rows() - skip, dim), keys, values, queries.scale,
+      measure_head(queries.rows.block(skip, head * dim, queries.rows.rows() - skip, dim), keys, values, queries.params,
                    sums);
   }
   return sums;

@@ -29,9 +29,9 @@ struct AsymmetryResult {
   double output_by_equalized = 0;  ///< the same with the values' error as large as the keys'
 };
 
-/// One result per layer. Windows run in parallel on all cores; a line of progress is written to `progress` unless that
-/// is null. Throws std::runtime_error for bad options and texts that are too short. Local attention is not known here:
-/// every query sees all tokens before it.
+/// One result per layer; where a layer has a sliding window, only tokens in it count. Windows run in parallel on all
+/// cores; a line of progress is written to `progress` unless that is null. Throws std::runtime_error for bad options
+/// and texts that are too short. `text` is as window_tokens() cuts it.
 std::vector<AsymmetryResult> measure_asymmetry(const Model& model, const std::vector<Token>& text,
                                                const AsymmetryOptions& options, std::FILE* progress);
 

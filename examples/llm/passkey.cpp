@@ -103,8 +103,9 @@ PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<To
   const std::string digits = std::to_string(10000 + generator() % 90000);
   PasskeyTrial trial;
   trial.key = tokenizer.encode(digits);
-  const std::vector<Token> start = tokenizer.encode(introduction), hidden = tokenizer.encode(needle(digits)),
-                           end = tokenizer.encode(question);
+  std::vector<Token> start = tokenizer.encode(introduction);
+  if (tokenizer.begin_of_text()) start.insert(start.begin(), *tokenizer.begin_of_text());
+  const std::vector<Token> hidden = tokenizer.encode(needle(digits)), end = tokenizer.encode(question);
   const Index filler = context - Index(start.size() + hidden.size() + end.size() + trial.key.size());
   if (filler < 1) throw std::runtime_error("a context of " + std::to_string(context) + " tokens is too short");
   if (Index(text.size()) < filler)

@@ -36,8 +36,9 @@ struct PasskeyResult {
   double log_probability = 0;  ///< mean of a key's digit given those before it, in nats: a score where few are exact
 };
 
-/// A trial of `context` tokens in all; the same seed gives the same trial. Throws std::runtime_error if the text or the
-/// context is too short.
+/// A trial of `context` tokens in all, the first of which is the begin-of-text token where the model wants one; the
+/// same seed gives the same trial. `text` is without such tokens. Throws std::runtime_error if the text or the context
+/// is too short.
 PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<Token>& text, Index context, double depth,
                                 std::uint64_t seed);
 
