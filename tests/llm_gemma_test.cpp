@@ -1,11 +1,14 @@
 // Gemma 3 in examples/llm, on a tiny model that the test writes itself: the forward pass against its formulas in
 // double, and SentencePiece's BPE.
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
+#include "asymmetry.hpp"
 #include "decoder.hpp"
 #include "eval.hpp"
 #include "generate.hpp"
+#include "passkey.hpp"
 #include "policy_cache.hpp"
 #include "sentencepiece_tokenizer.hpp"
 #include "support/gguf_writer.hpp"
@@ -301,6 +304,31 @@ TEST(LlmGemma, SequencesBeginWithTheirToken) {
   std::ostringstream text, report;
   llm::generate(llm::Model(file), *tokenizer, options, text, report);
   EXPECT_EQ(report.str().find("prompt 3 tokens"), 0u) << report.str();
+  const llm::PasskeyTrial trial =
+      llm::make_passkey_trial(*tokenizer, tokenizer->encode(std::string(2000, 'a')), 900, 0.5, 1);
+  EXPECT_EQ(trial.prompt.size() + trial.key.size(), 900u);
+  EXPECT_EQ(trial.prompt.front(), 2);
+  EXPECT_EQ(std::count(trial.prompt.begin(), trial.prompt.end(), 2), 1);
+}
+
+TEST(LlmGemma, AsymmetryStaysInsideTheSlidingWindow) {
+  const llm::GgufFile file(save(tiny_gemma(), "gemma_sliding.gguf"));
+  const llm::Model model(file);
+  llm::AsymmetryOptions options;
+  options.windows = 1;
+  options.context = 96;
+  options.skip = 95;
+  std::vector<Token> tokens = random_tokens(96);
+  const auto before = llm::measure_asymmetry(model, tokens, options, nullptr);
+  tokens[0] = Token((tokens[0] + 1) % Token(vocabulary().size()));
+  const auto after = llm::measure_asymmetry(model, tokens, options, nullptr);
+  // the last query sees tokens 86 to 95, which token 0 reaches through the global layer alone
+  for (std::size_t i = 0; i <= kGlobalLayer; ++i) {
+    EXPECT_NE(before[i].key_error, after[i].key_error) << i;  // of all tokens
+    EXPECT_EQ(before[i].score_error == after[i].score_error, i < kGlobalLayer) << i;
+    EXPECT_EQ(before[i].output_by_keys == after[i].output_by_keys, i < kGlobalLayer) << i;
+    EXPECT_EQ(before[i].output_by_values == after[i].output_by_values, i < kGlobalLayer) << i;
+  }
 }
 
 }  // namespace

@@ -1,11 +1,18 @@
 // The decoder of examples/llm on a tiny model that the test writes itself.
+#include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
 
+#include "asymmetry.hpp"
 #include "byte_level_tokenizer.hpp"
 #include "decoder.hpp"
 #include "eval.hpp"
 #include "gguf.hpp"
+#include "passkey.hpp"
 #include "policy_cache.hpp"
+#include "policy_list.hpp"
+#include "statistics.hpp"
 #include "support/gguf_writer.hpp"
 #include "support/support.hpp"
 
@@ -249,7 +256,7 @@ TEST(LlmEval, MoreBitsAreCloser) {
   options.windows = 2;
   options.context = 400;
   options.skip = 256;
-  const auto results = llm::evaluate(model, random_tokens(800), options, false);
+  const auto results = llm::evaluate(model, random_tokens(800), options, nullptr);
   ASSERT_EQ(results.size(), 5u);
   EXPECT_EQ(results[0].kld_mean, 0.0);
   EXPECT_EQ(results[0].top1, 1.0);
@@ -259,9 +266,182 @@ TEST(LlmEval, MoreBitsAreCloser) {
   EXPECT_GT(results[4].kld_p99, results[4].kld_median);
   EXPECT_LT(results[3].cache_bytes, results[0].cache_bytes);
   options.skip = 399;
-  EXPECT_THROW(llm::evaluate(model, random_tokens(800), options, false), std::runtime_error);
+  EXPECT_THROW(llm::evaluate(model, random_tokens(800), options, nullptr), std::runtime_error);
   options.skip = 0;
-  EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, false), std::runtime_error);
+  EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, nullptr), std::runtime_error);
+}
+
+TEST(LlmEval, FirstWindowSplitsAText) {
+  const llm::GgufFile file(save(tiny_model(), "split.gguf"));
+  const llm::Model model(file);
+  const std::vector<Token> text = random_tokens(900);
+  llm::EvalOptions options;
+  options.policies = {"k2v2"};
+  options.windows = 1;
+  options.context = 300;
+  options.first_window = 2;
+  const auto judged = llm::evaluate(model, text, options, nullptr);
+  options.first_window = 0;
+  const auto alone = llm::evaluate(model, {text.begin() + 600, text.end()}, options, nullptr);
+  EXPECT_EQ(judged[0].kld_mean, alone[0].kld_mean);
+  EXPECT_NE(judged[0].kld_mean, llm::evaluate(model, text, options, nullptr)[0].kld_mean);
+  options.first_window = 3;
+  EXPECT_THROW(llm::evaluate(model, text, options, nullptr), std::runtime_error);
+  options.first_window = -1;
+  EXPECT_THROW(llm::evaluate(model, text, options, nullptr), std::runtime_error);
+}
+
+TEST(LlmEval, ResidualKeepsRecentTokensExact) {
+  const llm::GgufFile file(save(tiny_model(), "residual.gguf"));
+  const llm::Model model(file);
+  llm::EvalOptions options;
+  options.policies = {"k1v1"};
+  options.windows = 1;
+  options.context = 384;
+  options.skip = 128;
+  options.chunk = 32;
+  options.residual = 32;
+  const double quantized = llm::evaluate(model, random_tokens(384), options, nullptr)[0].kld_mean;
+  options.residual = 384;
+  const double exact = llm::evaluate(model, random_tokens(384), options, nullptr)[0].kld_mean;
+  EXPECT_LT(std::abs(exact), 0.1 * std::abs(quantized));  // this model hardly looks back: both are small
+  options.residual = 33;                                  // no multiple of the group
+  EXPECT_THROW(llm::evaluate(model, random_tokens(384), options, nullptr), std::runtime_error);
+}
+
+TEST(LlmEval, JsonIsAListOfEveryField) {
+  llm::EvalResult result;
+  result.policy = "k2v1";
+  result.kld_p999 = 0.5;
+  const auto json = nlohmann::json::parse(llm::to_json("tiny", {result, {}}));
+  ASSERT_TRUE(json.is_array());
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[0].at("policy"), "k2v1");
+  EXPECT_EQ(json[0].at("kld_p999"), 0.5);
+  std::set<std::string> names;
+  for (const auto& item : json[1].items()) names.insert(item.key());
+  EXPECT_EQ(names,
+            (std::set<std::string>{"all_in_bits", "cache_bytes", "kld_mean", "kld_median", "kld_p99", "kld_p999",
+                                   "model", "payload_bits", "perplexity", "policy", "tokens_per_second", "top1"}));
+  for (const auto& row : json) EXPECT_EQ(row.at("model"), "tiny");
+  EXPECT_NE(llm::to_table({result}).find("p99.9"), std::string::npos);
+}
+
+TEST(LlmStatistics, QuantilesAreElements) {
+  std::vector<float> values(1000);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = float(i * 7 % 1000 + 1);  // 1..1000, in some order
+  EXPECT_EQ(llm::quantile(values, 0.5), 500.0);
+  EXPECT_EQ(llm::quantile(values, 0.99), 990.0);
+  EXPECT_EQ(llm::quantile(values, 0.999), 999.0);
+  EXPECT_EQ(llm::quantile(values, 1.0), 1000.0);
+  EXPECT_EQ(llm::quantile(values, 0.0), 1.0);
+  std::vector<float> one{3.0f};
+  EXPECT_EQ(llm::quantile(one, 0.999), 3.0);
+}
+
+TEST(LlmPolicyList, NamesSweepsAndAll) {
+  using List = std::vector<std::string>;
+  EXPECT_EQ(llm::expand_policies("float,KIVI-2", 4), (List{"float", "KIVI-2"}));
+  EXPECT_EQ(llm::expand_policies("k{1,2,3}v{1,2},KIVI-2", 4),
+            (List{"k1v1", "k1v2", "k2v1", "k2v2", "k3v1", "k3v2", "KIVI-2"}));
+  EXPECT_EQ(llm::expand_policies("k2g{32,64,128}v1", 4), (List{"k2g32v1", "k2g64v1", "k2g128v1"}));
+  EXPECT_EQ(llm::expand_policies("k2{,g64}v1,k2v1", 4), (List{"k2v1", "k2g64v1"}));
+  const List all = llm::expand_policies("all", 30);
+  const List paper{"float", "KIVI-4", "KIVI-2", "AsymKV-30/0", "AsymKV-0/30", "AsymKV-15/0", "AsymKV-0/15"};
+  ASSERT_GE(all.size(), paper.size());
+  EXPECT_EQ(List(all.begin(), all.begin() + int(paper.size())), paper);
+  for (int i = 0; i < asymkv::preset_count; ++i)
+    EXPECT_EQ(std::count(all.begin(), all.end(), asymkv::presets()[i].name), 1) << asymkv::presets()[i].name;
+  for (const llm::Index layers : {1, 2, 5, 30})
+    for (const std::string& name : llm::expand_policies("all", layers))
+      EXPECT_TRUE(asymkv::AsymKVPolicy::parse(name, layers).ok()) << name << " of " << layers;
+  for (const char* bad : {"", "k2v1,", ",k2v1", "k{1,2v1", "k1}v1", "k}1{v1", "k{1,{2,3}}v1"})
+    EXPECT_THROW(llm::expand_policies(bad, 4), std::runtime_error) << bad;
+}
+
+TEST(LlmPasskey, TrialHidesTheKeyAtItsDepth) {
+  const llm::GgufFile file(save(tiny_model(), "trial.gguf"));
+  const llm::ByteLevelTokenizer tokenizer(file);
+  const std::vector<Token> text = tokenizer.encode(std::string(1000, 'x'));
+  std::set<std::string> keys;
+  std::size_t last = 0;
+  for (const double depth : {0.0, 0.5, 1.0}) {
+    const llm::PasskeyTrial trial = llm::make_passkey_trial(tokenizer, text, 500, depth, 1);
+    EXPECT_EQ(trial.prompt, llm::make_passkey_trial(tokenizer, text, 500, depth, 1).prompt);
+    EXPECT_NE(trial.key, llm::make_passkey_trial(tokenizer, text, 500, depth, 2).key);
+    EXPECT_EQ(trial.prompt.size() + trial.key.size(), 500u);
+    std::string prompt, key;
+    for (const Token token : trial.prompt) prompt += tokenizer.text(token);
+    for (const Token token : trial.key) key += tokenizer.text(token);
+    EXPECT_EQ(key.size(), 5u);
+    keys.insert(key);
+    const std::size_t at = prompt.find(key);
+    ASSERT_NE(at, std::string::npos);
+    EXPECT_TRUE(last == 0 || at > last + 50);
+    last = at;
+  }
+  EXPECT_EQ(keys.size(), 3u);
+  EXPECT_THROW(llm::make_passkey_trial(tokenizer, text, 50, 0.5, 1), std::runtime_error);
+  EXPECT_THROW(llm::make_passkey_trial(tokenizer, text, 5000, 0.5, 1), std::runtime_error);
+}
+
+TEST(LlmPasskey, ScoresEveryPolicyOnTheSameTrials) {
+  const llm::GgufFile file(save(tiny_model(), "passkey.gguf"));
+  const llm::Model model(file);
+  const llm::ByteLevelTokenizer tokenizer(file);
+  llm::PasskeyOptions options;
+  options.policies = {"k1v1", "float", "k32v32"};
+  options.contexts = {400, 450};
+  options.depths = {0.2, 0.8};
+  options.trials = 2;
+  const std::vector<Token> text = tokenizer.encode(std::string(1000, 'x'));
+  const auto results = llm::find_passkeys(model, tokenizer, text, options, nullptr);
+  ASSERT_EQ(results.size(), 12u);
+  EXPECT_EQ(results[0].policy, "k1v1");
+  EXPECT_EQ(results[3].context, 450);
+  EXPECT_EQ(results[3].depth, 0.8);
+  for (std::size_t i = 4; i < 8; ++i) {
+    EXPECT_EQ(results[i].agreement, 1.0);
+    EXPECT_EQ(results[i + 4].agreement, 1.0);
+    EXPECT_LT(results[i].log_probability, 0.0);
+    EXPECT_NEAR(results[i].log_probability, results[i + 4].log_probability, 1e-4);
+    EXPECT_NE(results[i].log_probability, results[i - 4].log_probability);
+  }
+  const std::string json = llm::to_json("tiny", "x", options, results);
+  EXPECT_EQ(json, llm::to_json("tiny", "x", options, llm::find_passkeys(model, tokenizer, text, options, nullptr)));
+  const auto row = nlohmann::json::parse(json).at("results").at(11);
+  EXPECT_EQ(row.at("policy"), "k32v32");
+  for (const char* name : {"context", "depth", "trials", "exact", "agreement", "log_probability"})
+    EXPECT_TRUE(row.contains(name)) << name;
+  options.contexts = {513};
+  EXPECT_THROW(llm::find_passkeys(model, tokenizer, text, options, nullptr), std::runtime_error);
+  options.contexts = {400};
+  options.depths = {1.5};
+  EXPECT_THROW(llm::find_passkeys(model, tokenizer, text, options, nullptr), std::runtime_error);
+}
+
+TEST(LlmAsymmetry, KeyErrorsGoThroughScoresAndValueErrorsDoNot) {
+  const llm::GgufFile file(save(tiny_model(), "asymmetry.gguf"));
+  const llm::Model model(file);
+  llm::AsymmetryOptions options;
+  options.windows = 2;
+  options.context = 160;
+  options.skip = 64;
+  const auto layers = llm::measure_asymmetry(model, random_tokens(320), options, nullptr);
+  ASSERT_EQ(layers.size(), std::size_t(kLayers));
+  for (const llm::AsymmetryResult& layer : layers) {
+    for (const double error : {layer.key_error, layer.score_error, layer.weight_error, layer.output_by_keys,
+                               layer.value_error, layer.output_by_values})
+      EXPECT_TRUE(error > 0.01 && error < 1.0) << error;
+    // the value error reaches the output linearly
+    EXPECT_NEAR(layer.output_by_equalized / layer.output_by_values, layer.key_error / layer.value_error, 0.02);
+  }
+  EXPECT_DOUBLE_EQ(llm::mean(layers).key_error, (layers[0].key_error + layers[1].key_error) / 2);
+  const auto json = nlohmann::json::parse(llm::to_json("tiny", "random", options, layers));
+  EXPECT_EQ(json.at("layers").size(), layers.size());
+  EXPECT_TRUE(json.at("mean").contains("output_by_equalized"));
+  options.context = 64;
+  EXPECT_THROW(llm::measure_asymmetry(model, random_tokens(320), options, nullptr), std::runtime_error);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "policy_cache.hpp"
+#include "prefill.hpp"
 #include "sampler.hpp"
 
 namespace llm {
@@ -53,11 +54,7 @@ void generate(const Model& model, const Tokenizer& tokenizer, const GenerateOpti
   Sampler sampler(options.temperature, options.seed);
 
   const Clock::time_point start = Clock::now();
-  const Matrix* logits = nullptr;
-  for (Index i = 0; i < length; i += chunk_tokens) {
-    const Index count = std::min(Index(chunk_tokens), length - i);
-    logits = &decoder.feed(prompt.data() + i, count, *cache, count - 1);
-  }
+  const Matrix* logits = &prefill(decoder, prompt, *cache);
   const double prompt_seconds = seconds_since(start);
   if (!options.chat) text << options.prompt << std::flush;
   const Clock::time_point decode_start = Clock::now();

@@ -21,9 +21,9 @@ asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheSh
 }
 
 std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
-                                            asymkv::Index tokens) {
+                                            asymkv::Index tokens, asymkv::Index residual_length) {
   asymkv::CacheOptions options;
-  options.residual_length = chunk_tokens;
+  options.residual_length = residual_length;
   options.reserve_tokens = tokens;
   using Dense = asymkv::DenseKVCache<float>;
   if (name == "float") return std::make_unique<Dense>(take(Dense::create(shape, options)));

@@ -13,9 +13,9 @@ constexpr asymkv::Index chunk_tokens = 128;
 /// The policy of that name; throws std::runtime_error with what is wrong about the name.
 asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape);
 
-/// DenseKVCache<float> for the policy `float`, else AsymKVCache with the paper's residual window of 128 tokens; with
-/// memory for `tokens` where tokens stay in full precision. Throws std::runtime_error.
+/// DenseKVCache<float> for the policy `float`, else AsymKVCache, whose residual window is the paper's 128 tokens unless
+/// said; with memory for `tokens` where tokens stay in full precision. Throws std::runtime_error.
 std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
-                                            asymkv::Index tokens);
+                                            asymkv::Index tokens, asymkv::Index residual_length = chunk_tokens);
 
 }  // namespace llm
