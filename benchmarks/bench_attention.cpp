@@ -68,7 +68,9 @@ void add(const char* kind, const Row& row) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (const char* policy : {"k1v1", "k2v1", "k2v2", "k3v3", "k4v4", "k5v5", "k6v6", "k8v8", "half", "float"})
+  std::vector<std::string> policies{"k1v1", "k2v1", "k2v2", "k3v3", "k4v4", "k5v5", "k6v6", "k8v8", "half", "float"};
+  for (int i = 0; i < asymkv::preset_count; ++i) policies.push_back(asymkv::presets()[i].name);
+  for (const std::string& policy : policies)
     for (Index dim : {64, 128})
       for (Index heads : {8, 32})
         for (Index tokens : {4096, 32768}) {

@@ -97,8 +97,8 @@ struct FittedFit {
     const F32x16 two = broadcast(2.0f);
     const F32x16 one_bit = select_less(levels, two, mul(two, m.deviation), div(range, divisor));
     best.offer(coding, x, count, one_bit, select_less(levels, two, m.mean, middle), levels);
-    const F32x16 s = select_less(zero, levels, best.scale, zero);
-    return {s, select_less(zero, levels, best.zero_point, round_half(m.mean)), inverse_or_zero(s)};
+    const F32x16 s = select_less(zero, levels, best.distance, zero);
+    return {s, select_less(zero, levels, best.lowest, round_half(m.mean)), inverse_or_zero(s)};
   }
 
   F32x16 codes(const GroupCoding& coding, const float* x) const {
@@ -107,21 +107,21 @@ struct FittedFit {
 
  private:
   struct Best {
-    F32x16 scale = broadcast(0.0f), zero_point = broadcast(0.0f);
+    F32x16 distance = broadcast(0.0f), lowest = broadcast(0.0f);
     F32x16 error = broadcast(std::numeric_limits<float>::infinity());
 
     void offer(const GroupCoding& coding, const float* x, Index count, F32x16 wanted, F32x16 middle, F32x16 levels) {
       const F32x16 s = round_scale(wanted, coding.metadata);
       const F32x16 z = round_half(fma(s, mul(levels, broadcast(-0.5f)), middle));
-      const F32x16 inverse = inverse_or_zero(s);
+      const F32x16 reciprocal = inverse_or_zero(s);
       F32x16 sum = broadcast(0.0f);
       for (Index i = 0; i < count; ++i) {
         const F32x16 value = load(x + 16 * i);
-        const F32x16 e = absolute(sub(value, fma(nearest_codes(value, z, inverse, levels), s, z)));
+        const F32x16 e = absolute(sub(value, fma(nearest_codes(value, z, reciprocal, levels), s, z)));
         sum = fma(mul(e, e), e, sum);
       }
-      scale = select_less(sum, error, s, scale);
-      zero_point = select_less(sum, error, z, zero_point);
+      distance = select_less(sum, error, s, distance);
+      lowest = select_less(sum, error, z, lowest);
       error = min(sum, error);
     }
   };
