@@ -8,8 +8,11 @@ using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMa
 int main() {
   const asymkv::CacheShape shape{32, 8, 128, 128};  // layers, kv heads, key dim, value dim
   const auto policy = asymkv::AsymKVPolicy::parse("AsymKV-8/4-16/0", shape.layers);
-  auto packed = asymkv::AsymKVCache::create(shape, *policy);
-  auto exact = asymkv::DenseKVCache<float>::create(shape);
+  if (!policy.ok()) return std::printf("%s\n", policy.status().message()), 1;
+  asymkv::CacheOptions options;
+  options.reserve_tokens = 1025;  // dense memory for just so many tokens
+  auto packed = asymkv::AsymKVCache::create(shape, *policy, options);
+  auto exact = asymkv::DenseKVCache<float>::create(shape, options);
   if (!packed.ok() || !exact.ok()) return 1;
 
   const Matrix keys = Matrix::Random(1024, 8 * 128), values = Matrix::Random(1024, 8 * 128);

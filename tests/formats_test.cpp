@@ -329,8 +329,29 @@ TEST(Formats, PresetsAndNamesAreReadBothWays) {
     bits = policy->all_in_bits({30, 3, 64, 64});
   }
   for (const char* policy : kPolicies) EXPECT_EQ(AsymKVPolicy::parse(policy, 4)->name(), policy);
+  EXPECT_EQ(AsymKVPolicy::parse("balanced-1.7@4", 4)->name(), "km2v1g128fcsr@4");
+  Format half_keys = Format::mixed_keys(2);
+  half_keys.bits = 16;
+  EXPECT_EQ(AsymKVPolicy::table({{half_keys, Format{32}}})->name(), "k16v32");
   for (const char* name : {"0-1:km1v1g128fcsr+2-3:km2v2g64fc@4", "AsymKV-2/0@1", "float@3"})
     EXPECT_EQ(AsymKVPolicy::parse(name, 4)->name(), name);
+}
+
+TEST(Formats, LargestMagnitudesGiveFiniteResultsAndLargerOnesAreRefused) {
+  for (const char* policy : {"k2v1fs", "k2v1g128fcsr", "k2v4cr", "k2v2r", "km2v3fcr"})
+    for (float sign : {1.0f, -1.0f}) {
+      AsymKVCache cache = make_cache(policy);
+      const float limit = magnitude_limit(AsymKVPolicy::parse(policy, 1)->layer(0).values, kDim);
+      const RowMatrix keys = support::random_matrix(300, kHeads * kDim, 2);
+      RowMatrix values = RowMatrix::Constant(300, kHeads * kDim, sign * limit);
+      ASSERT_TRUE(cache.append(0, tensor(keys, kHeads), tensor(values, kHeads)).ok());
+      ASSERT_TRUE(cache.seal().ok());
+      const RowMatrix back = read(cache, Side::values, 0, 0, 100);
+      EXPECT_TRUE(back.allFinite()) << policy;
+      EXPECT_LE((back.array() - sign * limit).abs().maxCoeff(), 4.5f * limit) << policy;
+      values *= 1.001f;
+      EXPECT_EQ(cache.append(0, tensor(keys, kHeads), tensor(values, kHeads)).code(), ErrorCode::overflow) << policy;
+    }
 }
 
 TEST(Formats, WhatDoesNotFitIsNamed) {

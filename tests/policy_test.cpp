@@ -108,7 +108,7 @@ TEST(Policy, ErrorsNameThePart) {
     const char* name;
     const char* message;
   } rows[] = {
-      {"bad", "policy name: 'bad' is no policy name"},
+      {"bad", "policy name: 'bad' is no policy name; try balanced-1.7, AsymKV-16/0, KIVI-2 or k4v2"},
       {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model"},
       {"0-3:k7v4+4-31:k4v2", "policy name: 'k7v4' format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)"},
       {"3-0:k8v4", "policy name: '3-0:k8v4' runs backwards"},

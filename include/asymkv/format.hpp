@@ -11,12 +11,14 @@ enum class Side : std::uint8_t { keys, values };
 constexpr const char* side_name(Side side) noexcept { return side == Side::keys ? "keys" : "values"; }
 
 /// How scale and zero point of a group are chosen. min_max stretches the levels from least to largest element and is
-/// bit-exact to KIVI for f16 input. fitted places them inside, where the attention loses least (quantize.inl).
+/// bit-exact to KIVI for f16 input. fitted places them inside: affine groups where, of a few placements, the sum of
+/// |error|^3 is least; symmetric ones at a fixed multiple of the mean magnitude (quantize.inl).
 enum class Fit : std::uint8_t { min_max, fitted };
 
 /// How scale and zero point are stored. fp16: two binary16 numbers a group. compact: the scale in 8 bits, as a power of
-/// 2^(1/8) (no super-scale: tokens seal one by one, and a huge channel costs its neighbours nothing); the zero point in
-/// binary16, since 8 bits of it would shift whole channels of models whose keys have large offsets.
+/// 2^(1/8) from 1.6e-5 to 6e4 (no super-scale: tokens seal one by one, and a huge channel costs its neighbours
+/// nothing); the zero point in binary16, since 8 bits of it would shift whole channels of models whose keys have large
+/// offsets.
 enum class Metadata : std::uint8_t { fp16, compact };
 
 /// affine: a zero point is stored. symmetric: levels lie evenly around 0, the zero point follows from the scale.
@@ -42,7 +44,7 @@ struct Format {
   int mixed_halves = 0;
 
   constexpr bool packed() const noexcept { return bits <= 8; }
-  constexpr bool mixed() const noexcept { return mixed_halves != 0; }
+  constexpr bool mixed() const noexcept { return packed() && mixed_halves != 0; }
   constexpr double payload_bits() const noexcept { return mixed() ? 0.5 * mixed_halves : double(bits); }
 
   /// Mixed widths of `halves` / 2 bits on average.

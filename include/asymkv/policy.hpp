@@ -41,7 +41,7 @@ class AsymKVPolicy {
   /// full precision. Errors: invalid_argument with the part of the name that is wrong.
   static Result<AsymKVPolicy> parse(std::string_view name, Index num_layers);
 
-  /// A name that parse() reads back to an equal policy, the shortest of the forms above that fits.
+  /// A name that parse() reads back to an equal policy: the shortest of the forms above that fits, never a preset's.
   std::string name() const;
 
   /// The same formats with the first `tokens` tokens in full precision, 0..128. Errors: invalid_argument.
@@ -68,7 +68,8 @@ class AsymKVPolicy {
   Index sink_length_ = 0;
 };
 
-/// A named policy that parse() knows, for any model: what was measured to be worth it (README).
+/// A named policy that parse() knows, for any number of layers and head sizes up to 256: what was measured to be worth
+/// it (README). Named by its all-in bits at a head size of 64.
 struct Preset {
   const char* name;
   const char* formats;  ///< as parse() reads them

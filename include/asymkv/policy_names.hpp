@@ -177,7 +177,9 @@ inline Result<AsymKVPolicy> parse_ranges(std::string_view name, Index num_layers
     std::string_view text = part;
     Index first = 0, last = 0;
     if (!take_number(text, first))
-      return name_error(part.empty() ? name : part, layers.empty() ? "is no policy name" : "lacks a range of layers");
+      return name_error(part.empty() ? name : part,
+                        layers.empty() ? "is no policy name; try balanced-1.7, AsymKV-16/0, KIVI-2 or k4v2"
+                                       : "lacks a range of layers");
     last = first;
     if (take(text, "-") && !take_number(text, last)) return name_error(part, "lacks the last layer of its range");
     if (!take(text, ":")) return name_error(part, "lacks ':' after its layers");
@@ -262,10 +264,12 @@ inline const Preset* presets() noexcept {
 
 inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num_layers) {
   if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
-  for (int i = 0; i < preset_count; ++i)
-    if (name == presets()[i].name) return parse(presets()[i].formats, num_layers);
   const std::size_t at = name.rfind('@');
-  Result<AsymKVPolicy> policy = detail::parse_formats(name.substr(0, at), num_layers);
+  const std::string_view base = name.substr(0, at);
+  const char* preset = nullptr;
+  for (int i = 0; i < preset_count; ++i)
+    if (base == presets()[i].name) preset = presets()[i].formats;
+  Result<AsymKVPolicy> policy = preset != nullptr ? parse(preset, num_layers) : detail::parse_formats(base, num_layers);
   if (!policy.ok() || at == std::string_view::npos) return policy;
   std::string_view rest = name.substr(at + 1);
   Index sinks = 0;

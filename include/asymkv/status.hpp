@@ -60,8 +60,9 @@ class [[nodiscard]] Result {
   T& value() & noexcept { return *value_; }
   const T& value() const& noexcept { return *value_; }
   T&& value() && noexcept { return std::move(*value_); }
-  T& operator*() noexcept { return *value_; }
-  const T& operator*() const noexcept { return *value_; }
+  T& operator*() & noexcept { return *value_; }
+  const T& operator*() const& noexcept { return *value_; }
+  T&& operator*() && noexcept { return std::move(*value_); }
   T* operator->() noexcept { return &*value_; }
   const T* operator->() const noexcept { return &*value_; }
 

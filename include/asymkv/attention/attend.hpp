@@ -165,7 +165,8 @@ class RowBlock {
     const unsigned char* panel = values_.panel(page, kv_head_);
     const Index slot = token - values_.pages()[page].first;
     const float* weights = scratch_.weights();
-    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed
+    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed, and
+                                  // where sinks are of one side alone
       weights = scratch_.shifted_weights();
       for (Index r = 0; r < rows_; ++r) {
         float* to = scratch_.shifted_weights() + r * page_tokens;

@@ -9,11 +9,12 @@ ASYMKV_NAMESPACE_BEGIN
 /// Query rows (query token x query head of one kv head) that are attended together: enough to share every dequantized
 /// tile many times, few enough that scores and sums stay in the second-level cache.
 constexpr Index attention_rows = 128;
+static_assert(attention_rows >= page_tokens, "a page of rows is rotated in the same memory");
 
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// For sides with at most `key_floats` and `value_floats` metadata floats (scales and zero points) a panel.
+  /// For sides with at most `metadata_floats` scales (and as many zero points) a panel.
   [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats,
                               const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);

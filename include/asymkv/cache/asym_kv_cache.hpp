@@ -12,7 +12,8 @@ ASYMKV_NAMESPACE_BEGIN
 class AsymKVCache final : public detail::SequenceCache {
  public:
   /// policy.num_layers() must equal shape.layers. Errors: invalid_argument (shape, policy, options, or an unknown
-  /// ASYMKV_FORCE_ISA), unsupported (an instruction set that this machine lacks), out_of_memory.
+  /// ASYMKV_FORCE_ISA), unsupported (an instruction set that this machine
+  /// lacks, mixed widths for key_dim above 256), out_of_memory.
   static Result<AsymKVCache> create(const CacheShape& shape, const AsymKVPolicy& policy,
                                     const CacheOptions& options = {}) noexcept {
     if (policy.num_layers() != shape.layers)

@@ -16,7 +16,8 @@ struct CacheShape {
   Index value_dim = 0;
 };
 
-/// Everything a cache holds from its allocator, in bytes; total() equals what the allocator handed out.
+/// Everything a cache holds from its allocator, in bytes, room for tokens to come included; total() equals what the
+/// allocator handed out.
 struct CacheBytes {
   Index keys = 0;     ///< sealed pages (packed codes and metadata)
   Index values = 0;   ///< sealed pages (packed codes and metadata)
@@ -52,7 +53,8 @@ class KVCache {
   virtual Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
   virtual Status values(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
 
-  /// Quantizes at once what the next append would quantize first. Nothing to do for dense caches.
+  /// Quantizes at once what the next append would quantize first; full-precision memory shrinks with that append.
+  /// Nothing to do for dense caches.
   virtual Status seal() noexcept = 0;
 
   /// Tokens of one layer (0 for a layer that does not exist); and the least of all layers.

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "asymkv/cache/token_buffer.hpp"
-#include "asymkv/quantize/hadamard.hpp"
 #include "asymkv/quantize/panel_writer.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
@@ -69,7 +68,7 @@ class SideStore {
 
   /// Largest magnitude that the side holds.
   float limit() const noexcept {
-    if (packed()) return packed_limit;
+    if (packed()) return magnitude_limit(config_.format, config_.dim);
     if (config_.type == ScalarType::f32) return std::numeric_limits<float>::max();
     return config_.type == ScalarType::f16 ? 65504.0f : 0x1.FEp127f;
   }

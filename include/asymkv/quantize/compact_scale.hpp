@@ -1,5 +1,6 @@
 // compact_scale.hpp: the scales of Metadata::compact: 8 bits, a power of 2^(1/8), so at most 4.4% off, over 31 octaves;
-// code 0 is a scale of 0. Exact on every instruction set. Used by the panels and, to round scales, by the quantizers.
+// code 0 is a scale of 0 (below 1.6e-5). The same on every instruction set. Used by the panels and, to round scales, by
+// the quantizers.
 #pragma once
 
 #include "asymkv/scalar.hpp"

@@ -58,7 +58,8 @@ inline WidthPlan best_plan(Index depth, Index vectors, const std::uint64_t* sums
 /// Chooses the width of each channel: classes[c] is 0, 1, 2 or 3 for 0, 1, 2 or 4 bits.
 inline void choose_widths(const PanelLayout& layout, const float* variances, std::uint8_t* classes) noexcept {
   const Index depth = layout.depth;
-  const float greatest = std::max(*std::max_element(variances, variances + depth), 1e-30f);
+  float greatest = 1e-30f;
+  for (Index c = 0; c < depth; ++c) greatest = std::max(greatest, variances[c]);
   // 40 bits of variance above 8 bits that make equal ones sort by channel
   std::uint64_t sorted[mixed_depth_limit], sums[mixed_depth_limit + 1] = {};
   for (Index c = 0; c < depth; ++c)

@@ -3,13 +3,19 @@
 #pragma once
 
 #include "asymkv/kernels/dispatch.hpp"
+#include "asymkv/quantize/hadamard.hpp"
 #include "asymkv/quantize/mixed_widths.hpp"
 #include "asymkv/tensor.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// Largest magnitude that a packed format takes: then max - min of a group does not overflow binary16.
-constexpr float packed_limit = 32752.0f;
+/// Largest magnitude that a packed side takes: max - min of a group must not overflow binary16, nor the scale of a
+/// symmetric group, 2.6 times the mean magnitude; rotation makes an element sqrt(size of its block) times as large.
+inline float magnitude_limit(const Format& format, Index dim) noexcept {
+  constexpr float affine = 32752.0f, symmetric = 23000.0f;
+  if (format.zero_point == ZeroPoint::symmetric) return symmetric;  // rotation keeps the root mean square
+  return format.rotation == Rotation::none ? affine : affine / std::sqrt(float(hadamard_size(dim)));
+}
 
 /// Where the elements of a panel come from: element (lane, depth) is data[lane*lane_stride + depth*depth_stride].
 struct PanelSource {
@@ -54,8 +60,8 @@ inline void gather_groups(const kernels::Table& kernels, const PanelSource& sour
 
 namespace detail {
 
-/// Distance of the levels of a symmetric format over the mean magnitude: 1.2 and 1.1 times the least-squares distance
-/// of Gaussian data at 1 and 2 bits, that distance above.
+/// Distance of the levels of a symmetric format over the mean magnitude: 1.3 and 1.2 times the least-squares distance
+/// of Gaussian data at 1 and 2 bits, up to 1.05 times it above (measured on models; quantize.inl says why).
 inline float symmetric_step(int bits) noexcept {
   constexpr float steps[9] = {0.0f, 2.6f, 1.5f, 0.77f, 0.43f, 0.24f, 0.132f, 0.0f, 0.04f};
   return steps[bits];
@@ -70,7 +76,7 @@ inline kernels::GroupCoding coding_of(const Format& format) noexcept {
 }  // namespace detail
 
 /// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel without mixed widths. `source` is
-/// the address of element (lane, depth); its elements are finite and within packed_limit. `lane` starts a group; the
+/// the address of element (lane, depth); its elements are finite and within magnitude_limit. `lane` starts a group; the
 /// range ends with a group or with the panel.
 inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
                         const PanelSource& source, Index lane, Index lanes, Index depth, Index depths) noexcept {

@@ -53,8 +53,8 @@ class Quantizer {
   const Format& format() const noexcept { return format_; }
 
   /// Quantizes [tokens x channels] of float, Eigen::half or Eigen::bfloat16, any storage order and strides. O(size).
-  /// Errors: invalid_argument (empty matrix, group_size), non_finite, overflow (magnitude above 32752), out_of_memory,
-  /// and what ASYMKV_FORCE_ISA may cause.
+  /// Errors: invalid_argument (empty matrix, group_size), non_finite, overflow (magnitude above 32752, of symmetric
+  /// formats 23000), out_of_memory, and what ASYMKV_FORCE_ISA may cause.
   template <class Derived>
   Result<QuantizedMatrix> quantize(const Eigen::DenseBase<Derived>& matrix) const noexcept {
     return quantize(tensor(matrix));
@@ -75,7 +75,8 @@ class Quantizer {
     Result<QuantizedMatrix> result = QuantizedMatrix::create(kSide, format_, matrix.tokens, matrix.dim);
     if (!result.ok()) return result;
     const float greatest = detail::greatest_magnitude(**table, matrix);
-    if (Status status = detail::check_magnitude(greatest, packed_limit, "matrix"); !status.ok()) return status;
+    if (Status status = detail::check_magnitude(greatest, magnitude_limit(format_, matrix.dim), "matrix"); !status.ok())
+      return status;
     const PanelLayout& layout = result->layout();
     write_panel(**table, layout, result->data(),
                 panel_source(kSide, matrix.data, matrix.type, matrix.token_stride, matrix.dim_stride), 0, layout.lanes,
