@@ -35,7 +35,9 @@ inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32x16 madd(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
-inline F32x16 round_even(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline F32x16 round_even(F32x16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 inline F32x16 round_half(F32x16 a) { return {_mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT))}; }
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
@@ -63,8 +65,8 @@ struct FieldTable {
     for (int i = 0; i < 16; ++i) value[i] = float((i & ((1 << Width) - 1)) << Exponent);
   }
 };
-/// Up to four bits, a permute is mask and conversion in one: it reads the low four bits of each word as an index, and the
-/// table repeats every 2^Width entries.
+/// Up to four bits, a permute is mask and conversion in one: it reads the low four bits of each word as an index, and
+/// the table repeats every 2^Width entries.
 template <int Width, int Exponent>
 inline F32x16 field(U32x16 a) {
   if constexpr (Width <= 4) {

@@ -1,6 +1,6 @@
-// scalar.hpp: the vector layer without vector instructions: 16 lanes as an array. Also the definition, lane for lane, of
-// what the other layers must compute. Included inside namespace kernels::scalar by targets.hpp alone; no include guard,
-// no includes.
+// scalar.hpp: the vector layer without vector instructions: 16 lanes as an array. Also the definition, lane for lane,
+// of what the other layers must compute. Included inside namespace kernels::scalar by targets.hpp alone; no include
+// guard, no includes.
 
 struct F32x16 {
   float v[16];
