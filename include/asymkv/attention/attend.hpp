@@ -27,7 +27,7 @@ class RowBlock {
         keys_(keys),
         values_(values),
         scratch_(scratch),
-        metadata_{scratch.scales(), scratch.zero_points(), {}},
+        metadata_{scratch.scales(), scratch.zero_points()},
         kv_head_(kv_head),
         rows_(rows) {}
 
@@ -54,7 +54,10 @@ class RowBlock {
       const Index first = keys_.pages()[page].first;
       clear_scores();
       packed_scores(page);
-      finish_span(first, keys_.pages()[page].count, visible);
+      finish_span(first, keys_.pages()[page].count, [&](Index r) {
+        const TokenRange range = visible(r);
+        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
+      });
     }
     dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
     dense_spans(keys_.sinks(), 0, begin, end, visible);
@@ -153,7 +156,8 @@ class RowBlock {
   /// guess is right or just too low.
   static Index first_page(const SideStore& side, Index token) noexcept {
     const Array<Page>& pages = side.pages();
-    Index page = clamp(token - side.sinks().count(), token) / page_tokens;
+    if (pages.size() == 0) return 0;
+    Index page = clamp(token - pages[0].first, token) / page_tokens;
     while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
     return page;
   }
@@ -165,8 +169,7 @@ class RowBlock {
     const unsigned char* panel = values_.panel(page, kv_head_);
     const Index slot = token - values_.pages()[page].first;
     const float* weights = scratch_.weights();
-    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed, and
-                                  // where sinks are of one side alone
+    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed
       weights = scratch_.shifted_weights();
       for (Index r = 0; r < rows_; ++r) {
         float* to = scratch_.shifted_weights() + r * page_tokens;

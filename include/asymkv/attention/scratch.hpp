@@ -9,13 +9,12 @@ ASYMKV_NAMESPACE_BEGIN
 /// Query rows (query token x query head of one kv head) that are attended together: enough to share every dequantized
 /// tile many times, few enough that scores and sums stay in the second-level cache.
 constexpr Index attention_rows = 128;
-static_assert(attention_rows >= page_tokens, "a page of rows is rotated in the same memory");
 
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// For sides with at most `metadata_floats` scales (and as many zero points) a panel.
-  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats,
+  /// For sides with at most `metadata_floats` scales (and as many zero points) a panel; sealing takes `writer_floats`.
+  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats, Index writer_floats,
                               const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);
     value_stride_ = padded_dim(value_dim);
@@ -29,7 +28,7 @@ class AttentionScratch {
                                   attention_rows,
                                   round_up(metadata_floats, 16),
                                   round_up(metadata_floats, 16),
-                                  kernels::product_scratch(deepest)};
+                                  std::max(kernels::product_scratch(deepest), writer_floats)};
     Index total = 0;
     for (int i = 0; i < kArrays; ++i) {
       offsets_[i] = total;
@@ -45,13 +44,15 @@ class AttentionScratch {
   float* weights() noexcept { return at(1); }
   float* shifted_weights() noexcept { return at(2); }
   float* sums() noexcept { return at(3); }
-  /// Sums of rotated values, apart from the others until the end; where values are sealed, rows to be rotated.
+  /// Sums of rotated values, apart from the others until the end.
   float* rotated_sums() noexcept { return at(4); }
   float* running_max() noexcept { return at(5); }
   float* running_sum() noexcept { return at(6); }
   float* scales() noexcept { return at(7); }
   float* zero_points() noexcept { return at(8); }
   float* product() noexcept { return at(9); }
+  /// Shares memory with product(): nothing is attended while tokens are sealed.
+  float* writer() noexcept { return at(9); }
 
  private:
   static constexpr int kArrays = 10;

@@ -24,7 +24,7 @@ struct SideConfig {
 struct Page {
   Buffer memory;
   Index first = 0;  ///< token of slot 0
-  Index count = 0;
+  Index count = 0;  ///< slots in use; those of sinks, in the first page, are empty
 };
 
 class SideStore {
@@ -49,7 +49,7 @@ class SideStore {
   const TokenBuffer& dense() const noexcept { return dense_; }
   /// Sinks and sealed tokens: the first token of dense().
   Index sealed() const noexcept {
-    return pages_.size() == 0 ? sinks_.count() : pages_.back().first + pages_.back().count;
+    return used_pages_ == 0 ? sinks_.count() : pages_[used_pages_ - 1].first + pages_[used_pages_ - 1].count;
   }
   Index length() const noexcept { return sealed() + dense_.count(); }
   const unsigned char* panel(Index page, Index head) const noexcept {
@@ -73,18 +73,18 @@ class SideStore {
     return config_.type == ScalarType::f16 ? 65504.0f : 0x1.FEp127f;
   }
 
-  /// Tokens that the next append seals: keys in runs of R, values all but the last R.
+  /// Tokens that the next append seals: keys in runs of R, of which sinks shorten the first; values all but the last R.
   Index due() const noexcept {
-    const Index r = config_.residual_length;
+    const Index r = config_.residual_length, sinks = used_pages_ == 0 ? sinks_.count() : 0;
     if (!packed()) return 0;
-    return config_.side == Side::keys ? dense_.count() / r * r : dense_.count() > r ? dense_.count() - r : 0;
+    const Index end = config_.side == Side::keys ? (sinks + dense_.count()) / r * r : sinks + dense_.count() - r;
+    return end > sinks ? end - sinks : 0;
   }
 
   /// Gets all memory that sealing what is due and appending `tokens` of `type` needs. False if there is none; cancel()
   /// then gives back what was got.
   [[nodiscard]] bool prepare(Index tokens, ScalarType type, const Allocator& allocator) noexcept {
     if (packed()) take_type(type);
-    prepared_pages_ = pages_.size();
     const Index pages = pages_for(due());
     const Index size = pages_.size() + pages;
     if (size > pages_.capacity() &&
@@ -93,7 +93,6 @@ class SideStore {
     for (Index i = 0; i < pages; ++i) {
       Page page;
       if (!page.memory.allocate(page_bytes(), allocator)) return false;
-      page.first = length();
       pages_.push(std::move(page));
     }
     if (tokens == 0) return true;
@@ -105,26 +104,24 @@ class SideStore {
   }
   /// Nothing where nothing was prepared since the last seal(), trim() or clear().
   void cancel() noexcept {
-    pages_.shrink(prepared_pages_);
+    pages_.shrink(used_pages_);
     next_memory_ = Buffer();
     next_sinks_ = Buffer();
   }
 
-  /// Quantizes what is due; requires prepare(). `rows` is scratch for page_tokens padded rows of values.
-  void seal(const kernels::Table& kernels, float* rows) noexcept {
+  /// Quantizes what is due; requires prepare(). `scratch` has writer_scratch floats.
+  void seal(const kernels::Table& kernels, float* scratch) noexcept {
     Index remaining = due();
-    Index page =
-        prepared_pages_ > 0 && slots_left(pages_[prepared_pages_ - 1]) > 0 ? prepared_pages_ - 1 : prepared_pages_;
-    for (; remaining > 0; ++page) {
-      Page& to = pages_[page];
-      if (to.count == 0) to.first = page == 0 ? sinks_.count() : pages_[page - 1].first + pages_[page - 1].count;
+    bool open = remaining > 0 && used_pages_ > 0 && slots_left(pages_[used_pages_ - 1]) > 0;
+    for (; remaining > 0; open = false) {
+      if (!open) open_page();
+      Page& to = pages_[used_pages_ - 1];
       const Index tokens = remaining < page_tokens - to.count ? remaining : page_tokens - to.count;
-      for (Index head = 0; head < config_.heads; ++head) seal_head(kernels, to, head, tokens, rows);
+      for (Index head = 0; head < config_.heads; ++head) seal_head(kernels, to, head, tokens, scratch);
       to.count += tokens;
       dense_.drop_front(tokens);
       remaining -= tokens;
     }
-    prepared_pages_ = pages_.size();
   }
 
   /// Adds tokens at the back; requires prepare() with as many, and seal().
@@ -149,15 +146,16 @@ class SideStore {
       return;
     }
     dense_.truncate(0);
-    while (pages_.size() > 0 && pages_.back().first >= tokens) pages_.shrink(pages_.size() - 1);
+    while (pages_.size() > 0 && (tokens <= sinks_.count() || pages_.back().first >= tokens))
+      pages_.shrink(pages_.size() - 1);
     if (pages_.size() > 0) pages_.back().count = tokens - pages_.back().first;
     if (tokens < sinks_.count()) sinks_.truncate(tokens);
-    prepared_pages_ = pages_.size();
+    used_pages_ = pages_.size();
   }
 
   void clear() noexcept {
     pages_.reset();
-    prepared_pages_ = 0;
+    used_pages_ = 0;
     sinks_.reset();
     dense_.reset();
     greatest_ = 0.0f;
@@ -165,7 +163,7 @@ class SideStore {
 
   /// Dequantized tokens [first, first + out.tokens) of one head. `metadata`, `values` and `row` are scratch: as for
   /// read_panel, and one row.
-  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out, PanelMetadata& metadata,
+  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out, const PanelMetadata& metadata,
             float* values, float* row) const noexcept {
     Index token = first;
     const Index end = first + out.tokens;
@@ -200,7 +198,7 @@ class SideStore {
       store_scalar(out.data, out.type, at * out.token_stride + i * out.dim_stride, load_scalar(row.data, row.type, i));
   }
   void read_page(const kernels::Table& kernels, Index page, Index head, Index token, Index count, const Tensor& out,
-                 Index at, PanelMetadata& metadata, float* values, float* row) const noexcept {
+                 Index at, const PanelMetadata& metadata, float* values, float* row) const noexcept {
     const Index slot = token - pages_[page].first;
     if (!rotated())
       return read_panel(kernels, config_.side, layout_, panel(page, head), slot, count, out, at, metadata, values);
@@ -217,10 +215,21 @@ class SideStore {
     if (config_.side == Side::keys && page.count % config_.format.group_size != 0) return 0;
     return page_tokens - page.count;
   }
+  /// Fresh pages that sealing so many tokens needs.
   Index pages_for(Index tokens) const noexcept {
     if (tokens == 0) return 0;
-    const Index open = pages_.size() > 0 ? slots_left(pages_.back()) : 0;
-    return tokens <= open ? 0 : (tokens - open + page_tokens - 1) / page_tokens;
+    const Index behind =
+        used_pages_ == 0 ? tokens + sinks_.count() % page_tokens : tokens - slots_left(pages_[used_pages_ - 1]);
+    return behind <= 0 ? 0 : (behind + page_tokens - 1) / page_tokens;
+  }
+  /// Takes the next prepared page. Slots of the first one count from token 0 on, so that pages of keys and values are
+  /// aligned with each other and with those of caches without sinks.
+  void open_page() noexcept {
+    const Index token = sealed();
+    Page& page = pages_[used_pages_];
+    page.first = used_pages_ == 0 ? token / page_tokens * page_tokens : token;
+    page.count = token - page.first;
+    ++used_pages_;
   }
   /// A window is resized to what a step needs, at least R + 32 so that single steps rarely move tokens to the front;
   /// other sides grow by half.
@@ -234,22 +243,14 @@ class SideStore {
     const Index least = tokens > grown ? tokens : grown;
     return least > config_.reserve_tokens ? least : config_.reserve_tokens;
   }
-  void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* rows) noexcept {
+  void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* scratch) noexcept {
     const kernels::DenseView from = dense_.view(head, 0, tokens);
-    PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
+    const kernels::PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
     unsigned char* panel = page.memory.data() + head * layout_.bytes();
-    if (layout_.format.mixed()) return write_mixed_panel(kernels, layout_, panel, source);
-    if (config_.side == Side::keys)
-      return write_panel(kernels, layout_, panel, source, page.count, tokens, 0, config_.dim);
-    if (rotated()) {
-      const Index stride = padded_dim(config_.dim);
-      for (Index t = 0; t < tokens; ++t) {
-        kernels.to_floats(dense_.view(head, t, 1).data, from.type, config_.dim, rows + t * stride);
-        rotate_hadamard(rows + t * stride, config_.dim);
-      }
-      source = panel_source(config_.side, rows, ScalarType::f32, stride, 1);
-    }
-    write_panel(kernels, layout_, panel, source, 0, config_.dim, page.count, tokens);
+    if (layout_.format.mixed()) return write_mixed_panel(kernels, layout_, panel, source, page.count, tokens, scratch);
+    const PanelRange range = config_.side == Side::keys ? PanelRange{page.count, tokens, 0, config_.dim}
+                                                        : PanelRange{0, config_.dim, page.count, tokens};
+    write_panel(kernels, layout_, panel, source, range, scratch);
   }
 
   SideConfig config_;
@@ -258,7 +259,7 @@ class SideStore {
   Array<Page> pages_;
   TokenBuffer dense_;
   float greatest_ = 0.0f;
-  Index prepared_pages_ = 0;  ///< pages in use; pages_ has more between prepare and seal
+  Index used_pages_ = 0;  ///< pages_ has more between prepare and seal
   // between prepare and append
   Index next_capacity_ = 0;
   Buffer next_memory_;

@@ -2,7 +2,7 @@
 // A cache keeps a pointer to the table that was chosen when it was created.
 #pragma once
 
-#include "asymkv/quantize/panel.hpp"
+#include "asymkv/quantize/mixed_widths.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -25,25 +25,25 @@ struct ResultRows {
   Index stride;
 };
 
-/// Channels of a panel of mixed widths in the order of its codes: channels[i] is the channel of slot i, for the `used`
-/// slots that have one, then come the channels without codes. vectors counts those of 4, 2 and 1 bits.
-struct SlotOrder {
-  Index vectors[3] = {};
-  Index used = 0;
-  std::uint16_t channels[mixed_depth_limit] = {};
-};
-
-/// A panel to multiply with: its codes, its metadata as floats [groups][layout.depth_stride()], and how much of it to
-/// read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows). `order`
-/// is for mixed widths alone.
+/// A panel to multiply with: its metadata as floats [groups][layout.depth_stride()], and how much of it to read. Rows
+/// on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
 struct PanelView {
   PanelLayout layout;
-  const unsigned char* codes;
+  const unsigned char* panel;
   const float* scales;
   const float* zero_points;
   Index lanes;
   Index depth;
-  const SlotOrder* order;
+  /// Of mixed widths.
+  const unsigned char* widths() const noexcept { return panel + layout.widths_offset(); }
+};
+
+/// Where the elements of a panel come from: element (lane, depth) is data[lane*lane_stride + depth*depth_stride].
+struct PanelSource {
+  const void* data;
+  ScalarType type;
+  Index lane_stride;
+  Index depth_stride;
 };
 
 /// How 16 groups, one a lane, become codes. levels: the greatest code of each lane; symmetric_step: distance of levels
@@ -65,7 +65,7 @@ struct DenseView {
 };
 
 /// Floats of scratch that a product needs: folded rows, twice where they are reordered, or a float tile of 32 lanes.
-constexpr Index product_scratch(Index depth) noexcept { return 32 * (round_up(depth, block_depth) + block_depth); }
+constexpr Index product_scratch(Index depth) noexcept { return 32 * (mixed_slots(depth) + block_depth); }
 
 struct Table {
   Isa isa;
@@ -81,12 +81,18 @@ struct Table {
   void (*multiply)(float* data, Index count, float factor);
   /// Exact; count must be a multiple of 16 for half_to_floats.
   void (*half_to_floats)(const std::uint16_t* from, Index count, float* to);
-  void (*to_floats)(const void* from, ScalarType type, Index count, float* to);
+  /// compact_scales.value of each code; count must be a multiple of 16.
+  void (*compact_to_floats)(const unsigned char* codes, Index count, float* to);
   /// Dequantizes one tile of 16 lanes, depths 0..panel.depth-1: out[d][16] = fma(code, scale[d], zero point[d]).
   void (*dequantize)(const PanelView& panel, Index tile, float* out);
+  /// x[lane][16]: depths 0..count-1 of `lanes` lanes as floats, zero up to 16.
+  void (*gather)(const PanelSource& source, Index lanes, Index count, float* x);
+  /// rotate_hadamard of each of the 16 columns of x[dim][16].
+  void (*rotate_columns)(float* x, Index dim);
   /// Fits and rounds 16 groups at once, one a lane: x[count][16] -> scales[16], zero_points[16], codes[count][16].
   void (*quantize)(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                    unsigned char* codes);
+  /// Variances of the 16 columns of x[count][16].
   void (*variances)(const float* x, Index count, float* result);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "asymkv/kernels/table.hpp"
+#include "asymkv/quantize/hadamard.hpp"
 
 #if defined(__x86_64__)
 #define ASYMKV_X86 1
@@ -52,6 +53,7 @@ constexpr Isa kIsa = Isa::scalar;
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
@@ -68,6 +70,7 @@ constexpr Isa kIsa = Isa::avx2;
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
@@ -88,6 +91,7 @@ constexpr Isa kIsa = Isa::avx512;
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on

@@ -88,7 +88,7 @@ inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, 
     const Index lane = side == Side::keys ? token : channel;
     const Index depth = side == Side::keys ? channel : token;
     codes[depth % 16] = static_cast<unsigned char>(word >> (i % per_word * bits) & ((1u << bits) - 1u));
-    insert_codes(layout, result->data(), lane, depth / 16, depth % 16, depth % 16 + 1, codes);
+    insert_codes(layout, result->data(), {codes, lane, 1, depth / 16, depth % 16, depth % 16 + 1});
     const Index at = result->metadata_index(token, channel);
     store_metadata(layout, result->data(), at, half_to_float(kivi.scales[std::size_t(i / group_size)]),
                    half_to_float(kivi.minima[std::size_t(i / group_size)]));

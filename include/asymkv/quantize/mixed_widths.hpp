@@ -1,94 +1,116 @@
-// mixed_widths.hpp: which channels of a page of keys get 4, 2, 1 and 0 bits, and how that is stored. Channels of real
-// keys differ widely in variance; at a given number of bits, giving them to those that vary most halves the damage.
-// Used by the panels' writer and readers.
+// mixed_widths.hpp: which channels of a page of keys get 8, 4, 2, 1 and 0 bits, and how that is stored. Channels of
+// real keys differ widely in variance; at a given number of bits, giving them to those that vary most halves the
+// damage. Used by the panels' writer and by the kernels.
 #pragma once
 
 #include <algorithm>
 
-#include "asymkv/kernels/table.hpp"
+#include "asymkv/quantize/panel.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
-namespace detail {
 
-constexpr int mixed_widths[3] = {4, 2, 1};
-/// Channels that a vector of each width holds.
-constexpr Index mixed_channels[3] = {8, 16, 32};
-/// Mean squared error of a Gaussian channel at 4, 2, 1 and 0 bits, in 1/1024 of its variance (fitted levels).
-constexpr std::uint64_t mixed_distortion[4] = {12, 120, 372, 1024};
+/// Widths that have codes, in the order of their vectors, and how many channels a vector of each holds.
+constexpr int width_count = 4;
+constexpr int mixed_widths[width_count] = {8, 4, 2, 1};
+constexpr Index mixed_channels[width_count] = {4, 8, 16, 32};
 
-/// Number of channels of each width.
-struct WidthPlan {
-  Index channels[3] = {};
-  Index vectors[3] = {};
+/// Slots of a panel of mixed widths, padding in each width's last vector included, are at most so many.
+constexpr Index mixed_slots(Index depth) noexcept { return round_up(depth, block_depth) + 64; }
+
+/// Channels in the order of their codes, `count[i]` of width i, then those without codes.
+struct SlotOrder {
+  Index count[width_count] = {};
+  std::uint16_t channels[mixed_depth_limit] = {};
+  Index vectors(int width) const noexcept { return (count[width] + mixed_channels[width] - 1) / mixed_channels[width]; }
 };
 
-/// Fills `vectors[0]` vectors with the first channels, and so on, as far as the channels reach.
-inline WidthPlan make_plan(Index depth, Index four, Index two, Index one) noexcept {
-  WidthPlan plan;
-  const Index vectors[3] = {four, two, one};
-  Index left = depth;
-  for (int i = 0; i < 3; ++i) {
-    plan.channels[i] = std::min(left, vectors[i] * mixed_channels[i]);
-    plan.vectors[i] = (plan.channels[i] + mixed_channels[i] - 1) / mixed_channels[i];
-    left -= plan.channels[i];
-  }
-  return plan;
+/// 16 channels of one of the sets in `widths`, from channel 16 * batch on.
+inline std::uint32_t width_mask(const PanelLayout& layout, const unsigned char* widths, int width,
+                                Index batch) noexcept {
+  const unsigned char* at = widths + width * layout.width_set_bytes() + 2 * batch;
+  return std::uint32_t(at[0]) | std::uint32_t(at[1]) << 8;
 }
 
-/// The plan of `vectors` vectors with the least error, for channels with those summed variances: sums[i] is the sum of
-/// the i largest. Whole numbers, so that every machine chooses alike.
-inline WidthPlan best_plan(Index depth, Index vectors, const std::uint64_t* sums) noexcept {
-  WidthPlan best;
-  std::uint64_t least = ~std::uint64_t(0);
-  for (Index four = 0; four <= vectors && (four == 0 || 8 * (four - 1) < depth); ++four)
-    for (Index two = 0; four + two <= vectors; ++two) {
-      const WidthPlan plan = make_plan(depth, four, two, vectors - four - two);
-      std::uint64_t error = 0;
-      Index at = 0;
-      for (int i = 0; i < 3; at += plan.channels[i++])
-        error += mixed_distortion[i] * (sums[at + plan.channels[i]] - sums[at]);
-      error += mixed_distortion[3] * (sums[depth] - sums[at]);
-      if (error >= least) continue;
-      least = error;
-      best = plan;
+/// O(depth).
+inline SlotOrder read_slot_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
+  SlotOrder order;
+  Index next = 0;
+  const Index batches = layout.depth_stride() / tile_lanes;
+  for (int width = 0; width <= width_count; ++width) {
+    const Index first = next;
+    for (Index batch = 0; batch < batches; ++batch) {
+      std::uint32_t mask = 0;
+      if (width < width_count) {
+        mask = width_mask(layout, widths, width, batch);
+      } else {
+        for (int w = 0; w < width_count; ++w) mask |= width_mask(layout, widths, w, batch);
+        mask = ~mask & 0xffffu;
+      }
+      for (; mask != 0; mask &= mask - 1) {
+        const Index channel = 16 * batch + __builtin_ctz(mask);
+        if (channel < layout.depth) order.channels[next++] = std::uint16_t(channel);
+      }
     }
-  return best;
+    if (width < width_count) order.count[width] = next - first;
+  }
+  return order;
 }
 
-/// Chooses the width of each channel: classes[c] is 0, 1, 2 or 3 for 0, 1, 2 or 4 bits.
-inline void choose_widths(const PanelLayout& layout, const float* variances, std::uint8_t* classes) noexcept {
+namespace detail {
+
+/// Mean squared error of a Gaussian channel at 8, 4, 2, 1 and 0 bits, in 2^-16 of its variance (fitted levels).
+constexpr std::uint64_t mixed_distortion[width_count + 1] = {3, 768, 7680, 23808, 65536};
+
+/// Splits `vectors` vectors among the widths so that the error is least: ends[i] is the number of channels that have
+/// width i or more; sums[i] is the sum of the i largest variances. Whole numbers, so that every machine chooses alike.
+/// All splits are tried: what one vector gains depends on those before it.
+inline void split_vectors(Index depth, Index vectors, const std::uint64_t* sums, Index* ends) noexcept {
+  constexpr const std::uint64_t* d = mixed_distortion;
+  // sum over widths of d[i] * (sums[end[i]] - sums[end[i-1]]), regrouped by the ends
+  constexpr std::uint64_t gain[width_count] = {d[1] - d[0], d[2] - d[1], d[3] - d[2], d[4] - d[3]};
+  const auto reach = [depth](Index from, Index channels) { return std::min(depth, from + channels); };
+  std::uint64_t most = 0;
+  std::fill(ends, ends + width_count, 0);
+  for (Index eight = 0; eight <= vectors; ++eight) {
+    const Index end8 = reach(0, 4 * eight);
+    for (Index four = 0; eight + four <= vectors; ++four) {
+      const Index end4 = reach(end8, 8 * four);
+      const std::uint64_t above = gain[0] * sums[end8] + gain[1] * sums[end4];
+      for (Index two = 0; eight + four + two <= vectors; ++two) {
+        const Index end2 = reach(end4, 16 * two), end1 = reach(end2, 32 * (vectors - eight - four - two));
+        const std::uint64_t saved = above + gain[2] * sums[end2] + gain[3] * sums[end1];
+        if (saved <= most) continue;
+        most = saved;
+        ends[0] = end8, ends[1] = end4, ends[2] = end2, ends[3] = end1;
+      }
+      if (end4 == depth) break;
+    }
+    if (end8 == depth) break;
+  }
+}
+
+/// Chooses the width of each channel and writes the sets.
+inline void write_widths(const PanelLayout& layout, const float* variances, unsigned char* widths) noexcept {
   const Index depth = layout.depth;
   float greatest = 1e-30f;
   for (Index c = 0; c < depth; ++c) greatest = std::max(greatest, variances[c]);
-  // 40 bits of variance above 8 bits that make equal ones sort by channel
+  // 36 bits of variance above 8 bits that make equal ones sort by channel
   std::uint64_t sorted[mixed_depth_limit], sums[mixed_depth_limit + 1] = {};
   for (Index c = 0; c < depth; ++c)
-    sorted[c] = std::uint64_t(double(variances[c]) / double(greatest) * 0x1p40) << 8 | std::uint64_t(255 - c);
+    sorted[c] = std::uint64_t(double(variances[c]) / double(greatest) * 0x1p36) << 8 | std::uint64_t(255 - c);
   std::sort(sorted, sorted + depth, [](std::uint64_t a, std::uint64_t b) { return a > b; });
   for (Index i = 0; i < depth; ++i) sums[i + 1] = sums[i] + (sorted[i] >> 8);
-  const WidthPlan plan = best_plan(depth, layout.tile_vectors(), sums);
+  Index ends[width_count];
+  split_vectors(depth, layout.tile_vectors(), sums, ends);
+  std::memset(widths, 0, std::size_t(layout.widths_bytes()));
   Index at = 0;
-  for (int i = 0; i < 3; ++i)
-    for (Index end = at + plan.channels[i]; at < end; ++at) classes[255 - (sorted[at] & 255)] = std::uint8_t(3 - i);
-  for (; at < depth; ++at) classes[255 - (sorted[at] & 255)] = 0;
-}
-
-inline int stored_class(const PanelLayout& layout, const unsigned char* panel, Index channel) noexcept {
-  return panel[layout.widths_offset() + channel / 4] >> (channel % 4 * 2) & 3;
+  for (int width = 0; width < width_count; ++width)
+    for (; at < ends[width]; ++at) {
+      const Index channel = 255 - Index(sorted[at] & 255);
+      unsigned char& byte = widths[width * layout.width_set_bytes() + channel / 8];
+      byte = static_cast<unsigned char>(byte | 1u << (channel % 8));
+    }
 }
 
 }  // namespace detail
-
-/// Order of the codes of a panel of mixed widths. O(depth).
-inline void read_slot_order(const PanelLayout& layout, const unsigned char* panel, kernels::SlotOrder& order) noexcept {
-  Index counts[4] = {};
-  for (Index c = 0; c < layout.depth; ++c) ++counts[3 - detail::stored_class(layout, panel, c)];
-  Index next[4] = {0, counts[0], counts[0] + counts[1], counts[0] + counts[1] + counts[2]};
-  order.used = next[3];
-  for (int i = 0; i < 3; ++i)
-    order.vectors[i] = (counts[i] + detail::mixed_channels[i] - 1) / detail::mixed_channels[i];
-  for (Index c = 0; c < layout.depth; ++c)
-    order.channels[next[3 - detail::stored_class(layout, panel, c)]++] = std::uint16_t(c);
-}
-
 ASYMKV_NAMESPACE_END

@@ -17,9 +17,9 @@
 //     byte 0: 0 4 8 12 16 20 24 28 | byte 1: 1 5 9 ... | byte 2: 2 6 10 ... | byte 3: 3 7 11 ... 31
 //
 // Widths that are no power of two are two planes: 3 = 2+1, 5 = 4+1, 6 = 4+2; the vectors of the low plane come first.
-// Mixed widths (keys): a lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold 8 channels of
-// 4 bits, then 16 of 2 bits, then 32 of 1 bit, channels ascending in each; `widths` has 2 bits a channel: its width is
-// 0, 1, 2 or 4 (mixed_widths.hpp).
+// Mixed widths (keys): a lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold 4 channels of
+// 8 bits, then 8 of 4 bits, 16 of 2 bits and 32 of 1 bit, channels ascending in each; `widths` is four sets of
+// channels, those with 8, 4, 2 and 1 bits: bit c%8 of byte c/8 stands for channel c (mixed_widths.hpp).
 //
 // A vector load thus gives, by one shift and mask, 16 lanes x 4 depths of byte codes: what float conversion and 4-way
 // integer dot products both want. Lanes are padded to 16 and depth to 32; the padding is counted as stored.
@@ -79,7 +79,9 @@ struct PanelLayout {
   constexpr Index scale_offset() const noexcept { return code_bytes(); }
   constexpr Index zero_point_offset() const noexcept { return scale_offset() + scale_bytes() * metadata_count(); }
   constexpr Index widths_offset() const noexcept { return zero_point_offset() + zero_point_bytes() * metadata_count(); }
-  constexpr Index widths_bytes() const noexcept { return format.mixed() ? (depth + 3) / 4 : 0; }
+  /// Bytes of one set of channels.
+  constexpr Index width_set_bytes() const noexcept { return depth_stride() / 8; }
+  constexpr Index widths_bytes() const noexcept { return format.mixed() ? 4 * width_set_bytes() : 0; }
   constexpr Index metadata_bytes() const noexcept { return widths_offset() + widths_bytes() - scale_offset(); }
   constexpr Index bytes() const noexcept { return round_up(code_bytes() + metadata_bytes(), 64); }
 };
@@ -91,23 +93,38 @@ constexpr PanelLayout page_layout(const Format& format, Side side, Index dim) no
 
 namespace detail {
 
-/// Writes one plane of the codes of 16 depths of one lane. `word` is the lane's word in the block's first vector of the
-/// plane, `half` says which 16 of the block's 32 depths; bytes of `valid` that are 0 keep what is stored.
+/// A batch of codes to be stored: codes[lane][16] of `lanes` lanes from `lane` on, depths batch*16 + [first, last).
+struct CodeBatch {
+  const unsigned char* codes;
+  Index lane, lanes;
+  Index batch, first, last;
+};
+
+/// Writes one plane of a batch: bits [shift, shift + Width) of its codes. `vector` is the plane's first vector in a
+/// block.
 template <int Width>
-inline void insert_plane(unsigned char* word, Index half, int shift, const unsigned char* codes,
-                         const std::uint32_t* valid) noexcept {
-  constexpr int fields = 8 / Width;
+inline void insert_plane(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch, int vector,
+                         int shift) noexcept {
+  constexpr int fields = 8 / Width, quads = fields < 4 ? fields : 4;  // quads of codes that one word takes
   constexpr std::uint32_t field_mask = 0x01010101u * ((1u << Width) - 1u);
-  for (Index i = 0; i < 4; ++i) {
-    const Index quad = 4 * half + i;
-    const int position = Width * int(quad % fields);
-    unsigned char* at = word + 64 * (quad / fields);
-    std::uint32_t stored, fresh;
-    std::memcpy(&stored, at, 4);
-    std::memcpy(&fresh, codes + 4 * i, 4);
-    const std::uint32_t mask = (valid[i] & field_mask) << position;
-    stored = (stored & ~mask) | (((fresh >> shift) & field_mask) << position & mask);
-    std::memcpy(at, &stored, 4);
+  const int half = int(batch.batch % 2) * 4;
+  unsigned char* block = panel + batch.batch / 2 * layout.block_bytes() + 64 * (vector + half / fields);
+  std::uint32_t replaced[4 / quads] = {};
+  for (Index i = batch.first; i < batch.last; ++i)
+    replaced[i / 4 / quads] |= ((1u << Width) - 1u) << (8 * (i % 4) + Width * ((half + i / 4) % fields));
+  for (Index l = 0; l < batch.lanes; ++l) {
+    const Index lane = batch.lane + l;
+    unsigned char* word = block + lane / tile_lanes * layout.tile_bytes() + lane % tile_lanes * 4;
+    std::uint32_t codes[4];
+    std::memcpy(codes, batch.codes + 16 * l, 16);
+    for (int v = 0; v < 4 / quads; ++v) {
+      std::uint32_t fresh = 0, stored;
+      for (int q = 0; q < quads; ++q)
+        fresh |= ((codes[v * quads + q] >> shift) & field_mask) << (Width * ((half + q) % fields));
+      std::memcpy(&stored, word + 64 * v, 4);
+      stored = (stored & ~replaced[v]) | (fresh & replaced[v]);
+      std::memcpy(word + 64 * v, &stored, 4);
+    }
   }
 }
 
@@ -124,32 +141,24 @@ inline Index word_offset(const PanelLayout& layout, Index lane, Index block) noe
 
 }  // namespace detail
 
-/// Stores codes of one lane at depths batch*16 + i, for i in [first, last) of 0..16; other codes stay.
-inline void insert_codes(const PanelLayout& layout, unsigned char* panel, Index lane, Index batch, Index first,
-                         Index last, const unsigned char codes[16]) noexcept {
-  unsigned char* word = panel + detail::word_offset(layout, lane, batch / 2);
-  const Index half = batch % 2;
-  unsigned char bytes[16];
-  for (Index i = 0; i < 16; ++i) bytes[i] = i >= first && i < last ? 0xff : 0;
-  std::uint32_t valid[4];
-  std::memcpy(valid, bytes, 16);
+/// Stores a batch of codes; other codes stay.
+inline void insert_codes(const PanelLayout& layout, unsigned char* panel, const detail::CodeBatch& batch) noexcept {
   const Planes planes = planes_of(layout.format.bits);
-  unsigned char* high = word + 64 * planes.low;
   switch (planes.low) {
     case 1:
-      detail::insert_plane<1>(word, half, 0, codes, valid);
+      detail::insert_plane<1>(layout, panel, batch, 0, 0);
       break;
     case 2:
-      detail::insert_plane<2>(word, half, 0, codes, valid);
+      detail::insert_plane<2>(layout, panel, batch, 0, 0);
       break;
     case 4:
-      detail::insert_plane<4>(word, half, 0, codes, valid);
+      detail::insert_plane<4>(layout, panel, batch, 0, 0);
       break;
     default:
-      detail::insert_plane<8>(word, half, 0, codes, valid);
+      detail::insert_plane<8>(layout, panel, batch, 0, 0);
   }
-  if (planes.high == 1) detail::insert_plane<1>(high, half, planes.low, codes, valid);
-  if (planes.high == 2) detail::insert_plane<2>(high, half, planes.low, codes, valid);
+  if (planes.high == 1) detail::insert_plane<1>(layout, panel, batch, planes.low, planes.low);
+  if (planes.high == 2) detail::insert_plane<2>(layout, panel, batch, planes.low, planes.low);
 }
 
 /// Code of (lane, depth).

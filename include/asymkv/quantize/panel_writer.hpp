@@ -17,46 +17,12 @@ inline float magnitude_limit(const Format& format, Index dim) noexcept {
   return format.rotation == Rotation::none ? affine : affine / std::sqrt(float(hadamard_size(dim)));
 }
 
-/// Where the elements of a panel come from: element (lane, depth) is data[lane*lane_stride + depth*depth_stride].
-struct PanelSource {
-  const void* data;
-  ScalarType type;
-  Index lane_stride;
-  Index depth_stride;
-};
-
 /// The source of a panel whose rows are tokens `token_stride` apart and whose channels are `channel_stride` apart.
-constexpr PanelSource panel_source(Side side, const void* data, ScalarType type, Index token_stride,
-                                   Index channel_stride) noexcept {
-  return side == Side::keys ? PanelSource{data, type, token_stride, channel_stride}
-                            : PanelSource{data, type, channel_stride, token_stride};
+constexpr kernels::PanelSource panel_source(Side side, const void* data, ScalarType type, Index token_stride,
+                                            Index channel_stride) noexcept {
+  return side == Side::keys ? kernels::PanelSource{data, type, token_stride, channel_stride}
+                            : kernels::PanelSource{data, type, channel_stride, token_stride};
 }
-
-namespace detail {
-
-/// x[lane][i] = source(lane, first + i) for i < count, else 0; lanes of one group.
-inline void gather_groups(const kernels::Table& kernels, const PanelSource& source, Index lanes, Index count,
-                          float* x) {
-  const char* base = static_cast<const char*>(source.data);
-  const Index size = scalar_bytes(source.type);
-  std::memset(x, 0, sizeof(float) * std::size_t(lanes * tile_lanes));
-  if (source.depth_stride == 1) {
-    for (Index lane = 0; lane < lanes; ++lane)
-      kernels.to_floats(base + size * lane * source.lane_stride, source.type, count, x + lane * tile_lanes);
-  } else if (source.lane_stride == 1) {
-    float row[page_tokens];
-    for (Index i = 0; i < count; ++i) {
-      kernels.to_floats(base + size * i * source.depth_stride, source.type, lanes, row);
-      for (Index lane = 0; lane < lanes; ++lane) x[lane * tile_lanes + i] = row[lane];
-    }
-  } else {
-    for (Index lane = 0; lane < lanes; ++lane)
-      for (Index i = 0; i < count; ++i)
-        x[lane * tile_lanes + i] = load_scalar(base, source.type, lane * source.lane_stride + i * source.depth_stride);
-  }
-}
-
-}  // namespace detail
 
 namespace detail {
 
@@ -75,131 +41,172 @@ inline kernels::GroupCoding coding_of(const Format& format) noexcept {
 
 }  // namespace detail
 
-/// Quantizes lanes [lane, lane + lanes) at depths [depth, depth + depths) of a panel without mixed widths. `source` is
-/// the address of element (lane, depth); its elements are finite and within magnitude_limit. `lane` starts a group; the
-/// range ends with a group or with the panel.
-inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                        const PanelSource& source, Index lane, Index lanes, Index depth, Index depths) noexcept {
-  alignas(64) float x[page_tokens * tile_lanes];
-  alignas(64) unsigned char codes[page_tokens * tile_lanes];
-  float scales[tile_lanes], zero_points[tile_lanes];
-  const kernels::GroupCoding coding = detail::coding_of(layout.format);
-  const Index size = scalar_bytes(source.type);
-  for (Index d = depth; d < depth + depths;) {
-    const Index batch = d / tile_lanes;
-    const Index first = d % tile_lanes;
-    const Index last = std::min(depth + depths - batch * tile_lanes, tile_lanes);
-    for (Index l = lane; l < lane + lanes; l += layout.group_size()) {
-      const Index group = l / layout.group_size();
-      const Index count = std::min(layout.group_lanes(group), lane + lanes - l);
-      PanelSource from = source;
-      from.data = static_cast<const char*>(source.data) +
-                  size * ((l - lane) * source.lane_stride + (d - depth) * source.depth_stride);
-      detail::gather_groups(kernels, from, count, last - first, x);
-      kernels.quantize(coding, x, count, scales, zero_points, codes);
-      for (Index i = first; i < last; ++i)
-        store_metadata(layout, panel, group * layout.depth_stride() + batch * tile_lanes + i, scales[i - first],
-                       zero_points[i - first]);
-      for (Index i = 0; i < count; ++i) {
-        unsigned char placed[tile_lanes] = {};
-        std::memcpy(placed + first, codes + i * tile_lanes, std::size_t(last - first));
-        insert_codes(layout, panel, l + i, batch, first, last, placed);
-      }
-    }
-    d = batch * tile_lanes + last;
-  }
+/// Floats of scratch that writing a panel needs: a batch of 16 depths of all lanes that are written together, and codes
+/// of mixed widths in their order.
+constexpr Index writer_scratch(const PanelLayout& layout) noexcept {
+  const Index lanes = layout.format.rotation == Rotation::none ? 128 : layout.lanes;
+  return tile_lanes * lanes + (layout.format.mixed() ? page_tokens * mixed_slots(layout.depth) / 4 : 0);
 }
+
+/// A rectangle of a panel that is written together.
+struct PanelRange {
+  Index lane, lanes;
+  Index depth, depths;
+};
 
 namespace detail {
 
-/// Variances of the channels of a page, and from them the widths, written to the panel.
-inline void write_widths(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                         const PanelSource& source) noexcept {
-  alignas(64) float x[page_tokens * tile_lanes];
-  float variances[mixed_depth_limit];
-  std::uint8_t classes[mixed_depth_limit];
-  PanelSource from = source;
-  for (Index d = 0; d < layout.depth; d += tile_lanes) {
-    gather_groups(kernels, from, page_tokens, std::min(tile_lanes, layout.depth - d), x);
-    kernels.variances(x, page_tokens, variances + d);
-    from.data = static_cast<const char*>(from.data) + scalar_bytes(source.type) * tile_lanes * source.depth_stride;
-  }
-  choose_widths(layout, variances, classes);
-  unsigned char* widths = panel + layout.widths_offset();
-  std::memset(widths, 0, std::size_t(layout.widths_bytes()));
-  for (Index c = 0; c < layout.depth; ++c)
-    widths[c / 4] = static_cast<unsigned char>(widths[c / 4] | classes[c] << (c % 4 * 2));
+inline kernels::PanelSource shifted(const kernels::PanelSource& source, Index lanes, Index depths) noexcept {
+  kernels::PanelSource to = source;
+  to.data = static_cast<const char*>(source.data) +
+            scalar_bytes(source.type) * (lanes * source.lane_stride + depths * source.depth_stride);
+  return to;
 }
 
-/// Where the codes of a channel are: bytes `at` of the words of a tile, at bit `shift`.
-struct SlotPlace {
-  Index at = -1;  ///< -1: the channel has no codes
-  int shift = 0;
-};
-
-inline void locate_slots(const kernels::SlotOrder& order, SlotPlace* places) noexcept {
-  Index slot = 0, vector = 0;
-  for (int i = 0; i < 3; vector += order.vectors[i++]) {
-    const Index end = std::min(order.used, slot + order.vectors[i] * mixed_channels[i]);
-    for (Index in_section = 0; slot < end; ++slot, ++in_section) {
-      const Index in_vector = in_section % mixed_channels[i];
-      places[order.channels[slot]] = {64 * (vector + in_section / mixed_channels[i]) + in_vector % 4,
-                                      mixed_widths[i] * int(in_vector / 4)};
-    }
+/// Writes depths [first, last) of a batch of 16.
+inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                        const kernels::PanelSource& source, const PanelRange& range, CodeBatch batch,
+                        float* x) noexcept {
+  // rows are stored from batch.first on, and so run into the next row's unused front, or behind the last
+  alignas(64) unsigned char codes[page_tokens * tile_lanes + tile_lanes];
+  float scales[tile_lanes], zero_points[tile_lanes];
+  const kernels::GroupCoding coding = coding_of(layout.format);
+  const bool rotated = layout.format.rotation != Rotation::none;
+  const Index depths = batch.last - batch.first, end = range.lane + range.lanes;
+  if (rotated) {
+    kernels.gather(source, range.lanes, depths, x);
+    kernels.rotate_columns(x, range.lanes);
+  }
+  for (Index lane = range.lane, group = lane / layout.group_size(); lane < end; lane += batch.lanes, ++group) {
+    batch.lane = lane;
+    batch.lanes = std::min((group + 1) * layout.group_size(), end) - lane;
+    if (!rotated) kernels.gather(shifted(source, lane - range.lane, 0), batch.lanes, depths, x);
+    kernels.quantize(coding, rotated ? x + tile_lanes * (lane - range.lane) : x, batch.lanes, scales, zero_points,
+                     codes + batch.first);
+    for (Index i = 0; i < depths; ++i)
+      store_metadata(layout, panel, group * layout.depth_stride() + batch.batch * tile_lanes + batch.first + i,
+                     scales[i], zero_points[i]);
+    batch.codes = codes;
+    insert_codes(layout, panel, batch);
   }
 }
 
 }  // namespace detail
 
-/// Quantizes a whole page of keys into a fresh (zero) panel of mixed widths. `source` is the address of element (0, 0).
+/// Quantizes a rectangle of a panel without mixed widths. `source` is the address of its first element; its elements
+/// are finite and within magnitude_limit. Its lanes end with a group or with the panel, and start with a group or
+/// behind lanes of the first group that stay empty; rotated formats take all lanes. `scratch` has writer_scratch
+/// floats.
+inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                        const kernels::PanelSource& source, const PanelRange& range, float* scratch) noexcept {
+  const Index end = range.depth + range.depths;
+  for (Index d = range.depth; d < end;) {
+    detail::CodeBatch batch{};
+    batch.batch = d / tile_lanes;
+    batch.first = d % tile_lanes;
+    batch.last = std::min(end - batch.batch * tile_lanes, tile_lanes);
+    detail::write_batch(kernels, layout, panel, detail::shifted(source, 0, d - range.depth), range, batch, scratch);
+    d = batch.batch * tile_lanes + batch.last;
+  }
+}
+
+namespace detail {
+
+/// Codes of one width in a word: fields of Width bits in each byte, as the picture in panel.hpp says.
+template <int Width>
+inline std::uint32_t pack_word(const unsigned char* codes) noexcept {
+  std::uint32_t word = 0;
+  for (int q = 0; q < 8 / Width; ++q) {
+    std::uint32_t quad;
+    std::memcpy(&quad, codes + 4 * q, 4);
+    word |= quad << (Width * q);
+  }
+  return word;
+}
+
+/// Writes the codes of all vectors of a page: slots[token][slot_stride], padding included.
+inline void pack_slots(const PanelLayout& layout, unsigned char* panel, const SlotOrder& order,
+                       const unsigned char* slots, Index slot_stride) noexcept {
+  for (Index t = 0; t < page_tokens; ++t, slots += slot_stride) {
+    unsigned char* to = panel + t / tile_lanes * layout.tile_bytes() + t % tile_lanes * 4;
+    const unsigned char* from = slots;
+    const auto pack = [&](auto width, int i) {
+      for (Index v = order.vectors(i); v > 0; --v, from += mixed_channels[i], to += 64) {
+        const std::uint32_t word = pack_word<width()>(from);
+        std::memcpy(to, &word, 4);
+      }
+    };
+    pack(std::integral_constant<int, 8>(), 0);
+    pack(std::integral_constant<int, 4>(), 1);
+    pack(std::integral_constant<int, 2>(), 2);
+    pack(std::integral_constant<int, 1>(), 3);
+  }
+}
+
+/// Slot of each channel; channels without codes share one behind all others. levels: the greatest code of each.
+inline void locate_slots(const PanelLayout& layout, const SlotOrder& order, std::uint16_t* slots,
+                         float* levels) noexcept {
+  Index slot = 0, i = 0;
+  for (int width = 0; width < width_count; ++width) {
+    for (Index n = 0; n < order.count[width]; ++n, ++i) {
+      slots[order.channels[i]] = std::uint16_t(slot + n);
+      levels[order.channels[i]] = float((1 << mixed_widths[width]) - 1);
+    }
+    slot += order.vectors(width) * mixed_channels[width];
+  }
+  for (; i < layout.depth; ++i) {
+    slots[order.channels[i]] = std::uint16_t(mixed_slots(layout.depth) - 1);
+    levels[order.channels[i]] = 0.0f;
+  }
+}
+
+}  // namespace detail
+
+/// Quantizes lanes [lane, lane + lanes) of a page of keys into a fresh (zero) panel of mixed widths; the other lanes
+/// stay empty. `source` is the address of element (lane, 0). `scratch` has writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                              const PanelSource& source) noexcept {
-  detail::write_widths(kernels, layout, panel, source);
-  kernels::SlotOrder order;
-  read_slot_order(layout, panel, order);
-  detail::SlotPlace places[mixed_depth_limit];
-  detail::locate_slots(order, places);
-  alignas(64) float x[page_tokens * tile_lanes];
+                              const kernels::PanelSource& source, Index lane, Index lanes, float* scratch) noexcept {
+  float variances[mixed_depth_limit], levels[mixed_depth_limit + tile_lanes] = {};
+  std::uint16_t slots[mixed_depth_limit];
+  for (Index d = 0; d < layout.depth; d += tile_lanes) {
+    kernels.gather(detail::shifted(source, 0, d), lanes, std::min(tile_lanes, layout.depth - d), scratch);
+    kernels.variances(scratch, lanes, variances + d);
+  }
+  detail::write_widths(layout, variances, panel + layout.widths_offset());
+  const SlotOrder order = read_slot_order(layout, panel + layout.widths_offset());
+  detail::locate_slots(layout, order, slots, levels);
+  const Index slot_stride = mixed_slots(layout.depth);
+  unsigned char* placed = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
+  std::memset(placed, 0, std::size_t(page_tokens * slot_stride));
   alignas(64) unsigned char codes[page_tokens * tile_lanes];
   float scales[tile_lanes], zero_points[tile_lanes];
   kernels::GroupCoding coding = detail::coding_of(layout.format);
-  PanelSource from = source;
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
     const Index count = std::min(tile_lanes, layout.depth - d);
-    for (Index i = 0; i < count; ++i) {
-      const int width_class = detail::stored_class(layout, panel, d + i);
-      coding.levels[i] = width_class == 0 ? 0.0f : float((1 << (1 << (width_class - 1))) - 1);
-    }
-    detail::gather_groups(kernels, from, page_tokens, count, x);
-    kernels.quantize(coding, x, page_tokens, scales, zero_points, codes);
-    for (Index i = 0; i < count; ++i) {
-      store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
-      const detail::SlotPlace place = places[d + i];
-      if (place.at < 0) continue;
-      for (Index t = 0; t < page_tokens; ++t) {
-        unsigned char* at = panel + t / tile_lanes * layout.tile_bytes() + t % tile_lanes * 4 + place.at;
-        *at = static_cast<unsigned char>(*at | codes[t * tile_lanes + i] << place.shift);
-      }
-    }
-    from.data = static_cast<const char*>(from.data) + scalar_bytes(source.type) * tile_lanes * source.depth_stride;
+    std::memcpy(coding.levels, levels + d, sizeof coding.levels);
+    kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
+    kernels.quantize(coding, scratch, lanes, scales, zero_points, codes);
+    for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
+    for (Index t = 0; t < lanes; ++t)
+      for (Index i = 0; i < count; ++i) placed[(lane + t) * slot_stride + slots[d + i]] = codes[t * tile_lanes + i];
   }
+  detail::pack_slots(layout, panel, order, placed, slot_stride);
 }
 
 /// Metadata of a panel as the kernels read it.
 struct PanelMetadata {
   float* scales;  ///< [groups][depth_stride]
   float* zero_points;
-  kernels::SlotOrder order;
 };
 
 /// Expands the metadata of `groups` groups and makes a view of a panel, to read `lanes` lanes at `depth` depths.
 inline kernels::PanelView view_panel(const kernels::Table& kernels, const PanelLayout& layout,
                                      const unsigned char* panel, Index groups, Index lanes, Index depth,
-                                     PanelMetadata& metadata) noexcept {
+                                     const PanelMetadata& metadata) noexcept {
   const Index count = groups * layout.depth_stride();
   const unsigned char* scales = panel + layout.scale_offset();
   if (layout.format.metadata == Metadata::compact)
-    for (Index i = 0; i < count; ++i) metadata.scales[i] = compact_scales.value[scales[i]];
+    kernels.compact_to_floats(scales, count, metadata.scales);
   else
     kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(scales), count, metadata.scales);
   if (layout.format.zero_point == ZeroPoint::affine) {
@@ -209,14 +216,13 @@ inline kernels::PanelView view_panel(const kernels::Table& kernels, const PanelL
     const float factor = symmetric_zero_point(layout.format.bits);
     for (Index i = 0; i < count; ++i) metadata.zero_points[i] = metadata.scales[i] * factor;
   }
-  if (layout.format.mixed()) read_slot_order(layout, panel, metadata.order);
-  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth, &metadata.order};
+  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth};
 }
 
 /// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `metadata`
 /// and `values` are scratch: 16 floats a depth.
 inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayout& layout, const unsigned char* panel,
-                       Index first, Index count, const Tensor& out, Index out_token, PanelMetadata& metadata,
+                       Index first, Index count, const Tensor& out, Index out_token, const PanelMetadata& metadata,
                        float* values) noexcept {
   const bool keys = side == Side::keys;
   const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;

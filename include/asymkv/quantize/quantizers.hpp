@@ -78,9 +78,12 @@ class Quantizer {
     if (Status status = detail::check_magnitude(greatest, magnitude_limit(format_, matrix.dim), "matrix"); !status.ok())
       return status;
     const PanelLayout& layout = result->layout();
+    Buffer scratch;
+    if (!scratch.allocate(Index(sizeof(float)) * writer_scratch(layout), Allocator()))
+      return Status::error(ErrorCode::out_of_memory, "matrix: no memory for scratch");
     write_panel(**table, layout, result->data(),
-                panel_source(kSide, matrix.data, matrix.type, matrix.token_stride, matrix.dim_stride), 0, layout.lanes,
-                0, layout.depth);
+                panel_source(kSide, matrix.data, matrix.type, matrix.token_stride, matrix.dim_stride),
+                {0, layout.lanes, 0, layout.depth}, reinterpret_cast<float*>(scratch.data()));
     return result;
   }
 
@@ -101,7 +104,7 @@ class Quantizer {
     if (!scratch.allocate(Index(sizeof(float)) * (2 * count + tile_lanes * layout.depth), Allocator()))
       return Status::error(ErrorCode::out_of_memory, "out: no memory for scratch");
     float* floats = reinterpret_cast<float*>(scratch.data());
-    PanelMetadata metadata{floats, floats + count, {}};
+    const PanelMetadata metadata{floats, floats + count};
     read_panel(**table, kSide, layout, quantized.data(), 0, quantized.tokens(), out, 0, metadata, floats + 2 * count);
     return {};
   }

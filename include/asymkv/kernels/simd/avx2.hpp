@@ -27,9 +27,22 @@ inline F32x16 load_bfloat16(const std::uint16_t* p) {
   const U32x16 w = load_halfwords(p);
   return {_mm256_castsi256_ps(_mm256_slli_epi32(w.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(w.hi, 16))};
 }
+inline __m256 load_compact_256(const unsigned char* p) {
+  const __m256i code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m256 mantissa = _mm256_permutevar8x32_ps(_mm256_loadu_ps(detail::compact_mantissas), code);
+  const __m256i exponent = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_srli_epi32(code, 3), _mm256_set1_epi32(16)), 23);
+  const __m256i value = _mm256_add_epi32(_mm256_castps_si256(mantissa), exponent);
+  return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpeq_epi32(code, _mm256_setzero_si256()), value));
+}
+inline F32x16 load_compact(const unsigned char* p) { return {load_compact_256(p), load_compact_256(p + 8)}; }
 inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
+}
+inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
+  float lanes[16];
+  store(lanes, a);
+  for (; mask != 0; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
 }
 inline void store_half(std::uint16_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
@@ -67,6 +80,36 @@ inline __m256 power_of_two(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline F32x16 times_power_of_two(F32x16 p, F32x16 n) { return mul(p, {power_of_two(n.lo), power_of_two(n.hi)}); }
+inline void transpose_8(__m256 (&x)[8]) {
+  __m256 pairs[8], quads[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      quads[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+      quads[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    x[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+    x[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+  }
+}
+inline void transpose(F32x16 (&x)[16]) {
+  __m256 blocks[4][8];
+  for (int i = 0; i < 8; ++i) {
+    blocks[0][i] = x[i].lo;
+    blocks[1][i] = x[i].hi;
+    blocks[2][i] = x[i + 8].lo;
+    blocks[3][i] = x[i + 8].hi;
+  }
+  for (auto& block : blocks) transpose_8(block);
+  for (int i = 0; i < 8; ++i) {
+    x[i] = {blocks[0][i], blocks[2][i]};
+    x[i + 8] = {blocks[1][i], blocks[3][i]};
+  }
+}
 inline float sum_lanes(F32x16 a) {
   const __m256 s8 = _mm256_add_ps(a.lo, a.hi);
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));

@@ -20,7 +20,18 @@ inline U32x16 load_halfwords(const void* p) { return {_mm512_cvtepu16_epi32(load
 inline F32x16 load_bfloat16(const std::uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(load_halfwords(p).v, 16))};
 }
+inline F32x16 load_compact(const unsigned char* p) {
+  const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512 mantissas = _mm512_broadcast_f32x8(_mm256_loadu_ps(detail::compact_mantissas));
+  const __m512i mantissa = _mm512_castps_si512(_mm512_permutexvar_ps(code, mantissas));
+  const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_srli_epi32(code, 3), _mm512_set1_epi32(16)), 23);
+  return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(code, code), mantissa, exponent))};
+}
 inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+/// Compressed in a register: compressing stores are slow on Zen 4.
+inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(mask), a.v));
+}
 inline void store_half(std::uint16_t* p, F32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
@@ -43,6 +54,33 @@ inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
 inline F32x16 times_power_of_two(F32x16 p, F32x16 n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+inline void transpose(F32x16 (&x)[16]) {
+  __m512 pairs[16], quads[16], eights[16];
+  ASYMKV_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(x[i].v, x[i + 1].v);
+    pairs[i + 1] = _mm512_unpackhi_ps(x[i].v, x[i + 1].v);
+  }
+  ASYMKV_UNROLL
+  for (int i = 0; i < 16; i += 4) ASYMKV_UNROLL
+  for (int j = 0; j < 2; ++j) {  // quads[i + c]: in each 128-bit lane l, column 4*l + c of rows i..i+3
+    quads[i + 2 * j] = _mm512_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+    quads[i + 2 * j + 1] = _mm512_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+  }
+  ASYMKV_UNROLL
+  for (int c = 0; c < 4; ++c) ASYMKV_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    eights[8 * half + c] = _mm512_shuffle_f32x4(quads[8 * half + c], quads[8 * half + 4 + c], 0x88);
+    eights[8 * half + 4 + c] = _mm512_shuffle_f32x4(quads[8 * half + c], quads[8 * half + 4 + c], 0xdd);
+  }
+  ASYMKV_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    x[c].v = _mm512_shuffle_f32x4(eights[c], eights[8 + c], 0x88);
+    x[8 + c].v = _mm512_shuffle_f32x4(eights[c], eights[8 + c], 0xdd);
+    x[4 + c].v = _mm512_shuffle_f32x4(eights[4 + c], eights[12 + c], 0x88);
+    x[12 + c].v = _mm512_shuffle_f32x4(eights[4 + c], eights[12 + c], 0xdd);
+  }
+}
 inline float sum_lanes(F32x16 a) {
   const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));

@@ -35,8 +35,16 @@ inline F32x16 load_half(const std::uint16_t* p) {
 inline F32x16 load_bfloat16(const std::uint16_t* p) {
   return each_lane([&](int i) { return bfloat16_to_float(p[i]); });
 }
+/// 16 compact scales (compact_scale.hpp).
+inline F32x16 load_compact(const unsigned char* p) {
+  return each_lane([&](int i) { return compact_scales.value[p[i]]; });
+}
 inline void store(float* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+}
+/// Lanes whose bit is set in `mask`, side by side; all 16 floats at p may be written.
+inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
+  for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctz(mask)];
 }
 inline void store_half(std::uint16_t* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.v[i]);
@@ -89,6 +97,15 @@ inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
 /// p * 2^n for whole n in -126..127
 inline F32x16 times_power_of_two(F32x16 p, F32x16 n) {
   return each_lane([&](int i) { return p.v[i] * bits_float(std::uint32_t(int(n.v[i]) + 127) << 23); });
+}
+/// Element (i, j) of 16 rows of 16 lanes becomes element (j, i).
+inline void transpose(F32x16 (&x)[16]) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float t = x[i].v[j];
+      x[i].v[j] = x[j].v[i];
+      x[j].v[i] = t;
+    }
 }
 inline float sum_lanes(F32x16 a) {
   float s[4];

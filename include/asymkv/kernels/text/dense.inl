@@ -154,12 +154,8 @@ inline void half_to_floats(const std::uint16_t* from, Index count, float* to) {
   for (Index i = 0; i < count; i += 16) store(to + i, load_half(from + i));
 }
 
-inline void to_floats(const void* from, ScalarType type, Index count, float* to) {
-  const Index whole = count / 16 * 16;
-  with_type(type, [&](auto constant) {
-    for (Index i = 0; i < whole; i += 16) store(to + i, load_as<constant()>(from, i));
-  });
-  for (Index i = whole; i < count; ++i) to[i] = load_scalar(from, type, i);
+inline void compact_to_floats(const unsigned char* codes, Index count, float* to) {
+  for (Index i = 0; i < count; i += 16) store(to + i, load_compact(codes + i));
 }
 
 inline std::uint32_t greatest_magnitude(const void* data, ScalarType type, Index count) {

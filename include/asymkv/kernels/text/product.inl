@@ -74,10 +74,15 @@ inline void add_quads(const unsigned char* block, Index tile_bytes, Index quads,
 /// Stands for the number of bits where widths are mixed.
 constexpr int kMixed = 0;
 
+/// Vectors of each width in a lane tile.
+struct MixedSections {
+  Index vectors[width_count] = {};
+};
+
 /// Folded rows times Tiles neighbouring lane tiles of one group.
 template <int Bits, int RowCount, int Tiles>
 inline void multiply_folded(const PanelView& panel, Index tile, const float* folded, Index folded_stride,
-                            const float* bias, const ResultRows& result) {
+                            const float* bias, const MixedSections& sections, const ResultRows& result) {
   constexpr int chains = RowCount * Tiles >= 4 ? 1 : 4 / (RowCount * Tiles) > 2 ? 4 : 2;
   F32x16 sums[RowCount][Tiles][chains];
   ASYMKV_UNROLL
@@ -85,12 +90,13 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   for (int t = 0; t < Tiles; ++t) ASYMKV_UNROLL
   for (int c = 0; c < chains; ++c) sums[r][t][c] = broadcast(0.0f);
   const Index tile_bytes = panel.layout.tile_bytes();
-  const unsigned char* codes = panel.codes + tile * tile_bytes;
+  const unsigned char* codes = panel.panel + tile * tile_bytes;
   if constexpr (Bits == kMixed) {
-    const Index(&vectors)[3] = panel.order->vectors;
-    add_quads<4>(codes, tile_bytes, 2 * vectors[0], folded, folded_stride, sums);
-    add_quads<2>(codes + 64 * vectors[0], tile_bytes, 4 * vectors[1], folded, folded_stride, sums);
-    add_quads<1>(codes + 64 * (vectors[0] + vectors[1]), tile_bytes, 8 * vectors[2], folded, folded_stride, sums);
+    const Index* vectors = sections.vectors;
+    add_quads<8>(codes, tile_bytes, vectors[0], folded, folded_stride, sums);
+    add_quads<4>(codes += 64 * vectors[0], tile_bytes, 2 * vectors[1], folded, folded_stride, sums);
+    add_quads<2>(codes += 64 * vectors[1], tile_bytes, 4 * vectors[2], folded, folded_stride, sums);
+    add_quads<1>(codes += 64 * vectors[2], tile_bytes, 8 * vectors[3], folded, folded_stride, sums);
   } else {
     add_quads<Bits>(codes, tile_bytes, 8 * ((panel.depth + block_depth - 1) / block_depth), folded, folded_stride,
                     sums);
@@ -106,70 +112,99 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   }
 }
 
-/// Folded rows in the order of the codes, zero where a slot has no channel.
-inline void reorder(const SlotOrder& order, const float* folded, Index rows, Index stride, float* to) {
-  const Index slots = 8 * order.vectors[0] + 16 * order.vectors[1] + 32 * order.vectors[2];
-  for (Index r = 0; r < rows; ++r, folded += stride, to += stride) {
-    for (Index i = 0; i < order.used; ++i) to[i] = folded[order.channels[i]];
-    for (Index i = order.used; i < slots; ++i) to[i] = 0.0f;
+/// Folded rows in the order of the codes, zero where a slot has no channel. Rows are compressed by the sets of channels
+/// themselves: a list of channels would be as long to make as the page to read.
+inline MixedSections reorder(const PanelView& panel, const float* folded, Index rows, Index stride, float* to) {
+  const Index batches = panel.layout.depth_stride() / tile_lanes;
+  const unsigned char* widths = panel.widths();
+  MixedSections sections;
+  Index slot = 0;
+  for (Index r = 0; r < rows; ++r)
+    for (Index i = 0; i < mixed_slots(panel.depth); i += 16) store(to + r * stride + i, broadcast(0.0f));
+  for (int width = 0; width < width_count; ++width) {
+    Index next = slot;
+    for (Index batch = 0; batch < batches; ++batch) {
+      const std::uint32_t mask = width_mask(panel.layout, widths, width, batch);
+      for (Index r = 0; r < rows; ++r)
+        store_compressed(to + r * stride + next, mask, load(folded + r * stride + 16 * batch));
+      next += __builtin_popcount(mask);
+    }
+    sections.vectors[width] = (next - slot + mixed_channels[width] - 1) / mixed_channels[width];
+    slot += sections.vectors[width] * mixed_channels[width];
   }
+  return sections;
 }
 
 template <int Bits, int RowCount>
 inline void folded_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index stride = round_up(panel.depth, block_depth) + (Bits == kMixed ? block_depth : 0);
+  const Index stride = Bits == kMixed ? mixed_slots(panel.depth) + block_depth : round_up(panel.depth, block_depth);
   const Index tiles_in_group = panel.layout.group_size() / tile_lanes;
   const float* folded = scratch;
   const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes;
+  MixedSections sections;
   float bias[RowCount];
   for (Index tile = 0; tile < tiles;) {
     if (tile % tiles_in_group == 0) {
       fold(panel, tile / tiles_in_group, rows, scratch, stride, bias);
       if constexpr (Bits == kMixed) {
-        reorder(*panel.order, scratch, RowCount, stride, scratch + RowCount * stride);
+        sections = reorder(panel, scratch, RowCount, stride, scratch + RowCount * stride);
         folded = scratch + RowCount * stride;
       }
     }
     if (tile + kTiles <= tiles && (tile + kTiles - 1) / tiles_in_group == tile / tiles_in_group) {
-      multiply_folded<Bits, RowCount, kTiles>(panel, tile, folded, stride, bias, result);
+      multiply_folded<Bits, RowCount, kTiles>(panel, tile, folded, stride, bias, sections, result);
       tile += kTiles;
     } else {
-      multiply_folded<Bits, RowCount, 1>(panel, tile, folded, stride, bias, result);
+      multiply_folded<Bits, RowCount, 1>(panel, tile, folded, stride, bias, sections, result);
       ++tile;
     }
   }
 }
 
-/// Channels of `vectors` vectors of one width, from slot `slot` on: out[channel] = fma(code, scale, zero point).
+/// `count` channels of one width: out[channel] = fma(code, scale, zero point).
 template <int Width>
-inline void dequantize_vectors(const PanelView& panel, const unsigned char* codes, Index vectors, Index slot,
-                               const float* scales, const float* zero_points, float* out, Index out_stride) {
-  for (Index q = 0; q < vectors * (8 / Width); ++q, slot += 4) {
+inline void dequantize_width(const unsigned char* codes, const std::uint16_t* channels, Index count,
+                             const float* scales, const float* zero_points, float* out, Index out_stride) {
+  for (Index slot = 0; slot < count; slot += 4) {
     F32x16 quad[4];
-    unpack_quad<Width>(codes + q / 8 * (Width * 64), int(q % 8), quad);
-    for (Index i = 0; i < 4 && slot + i < panel.order->used; ++i) {
-      const Index d = panel.order->channels[slot + i];
+    unpack_quad<Width>(codes + slot / 32 * (Width * 64), int(slot % 32 / 4), quad);
+    for (Index i = 0; i < 4 && slot + i < count; ++i) {
+      const Index d = channels[slot + i];
       store(out + d * out_stride, fma(quad[i], broadcast(scales[d]), broadcast(zero_points[d])));
     }
   }
 }
 
-/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]).
+inline void dequantize_mixed(const PanelView& panel, const SlotOrder& order, const unsigned char* codes,
+                             const float* scales, const float* zero_points, float* out, Index out_stride) {
+  const std::uint16_t* channels = order.channels;
+  const auto width = [&](auto bits, int i) {
+    dequantize_width<bits()>(codes, channels, order.count[i], scales, zero_points, out, out_stride);
+    codes += 64 * order.vectors(i);
+    channels += order.count[i];
+  };
+  width(std::integral_constant<int, 8>(), 0);
+  width(std::integral_constant<int, 4>(), 1);
+  width(std::integral_constant<int, 2>(), 2);
+  width(std::integral_constant<int, 1>(), 3);
+  for (; channels < order.channels + panel.depth; ++channels)
+    store(out + *channels * out_stride, broadcast(zero_points[*channels]));
+}
+
+inline SlotOrder slot_order(const PanelView& panel) {
+  return panel.layout.format.mixed() ? read_slot_order(panel.layout, panel.widths()) : SlotOrder();
+}
+
+/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is that of
+/// mixed widths.
 template <int Bits>
-inline void dequantize_tile(const PanelView& panel, Index tile, float* out, Index out_stride) {
-  const unsigned char* codes = panel.codes + tile * panel.layout.tile_bytes();
+inline void dequantize_tile(const PanelView& panel, const SlotOrder& order, Index tile, float* out, Index out_stride) {
+  const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
   const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
   const float* scales = panel.scales + metadata;
   const float* zero_points = panel.zero_points + metadata;
   if constexpr (Bits == kMixed) {
-    const SlotOrder& order = *panel.order;
-    const Index two = order.vectors[0], one = two + order.vectors[1];
-    dequantize_vectors<4>(panel, codes, two, 0, scales, zero_points, out, out_stride);
-    dequantize_vectors<2>(panel, codes + 64 * two, order.vectors[1], 8 * two, scales, zero_points, out, out_stride);
-    dequantize_vectors<1>(panel, codes + 64 * one, order.vectors[2], 8 * two + 16 * order.vectors[1], scales,
-                          zero_points, out, out_stride);
-    for (Index i = order.used; i < panel.depth; ++i)
-      store(out + order.channels[i] * out_stride, broadcast(zero_points[order.channels[i]]));
+    dequantize_mixed(panel, order, codes, scales, zero_points, out, out_stride);
   } else {
     for (Index d = 0; d < panel.depth; d += 4) {
       F32x16 quad[4];
@@ -229,10 +264,11 @@ inline void tile_product(const Rows& rows, Index depth, const float* tile, Index
 template <int Bits>
 inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* tile) {
   const Index lanes = round_up(panel.lanes, tile_lanes);
+  const SlotOrder order = slot_order(panel);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
     for (Index t = 0; t < width; t += tile_lanes)
-      dequantize_tile<Bits>(panel, (lane + t) / tile_lanes, tile + t, kTileLanes);
+      dequantize_tile<Bits>(panel, order, (lane + t) / tile_lanes, tile + t, kTileLanes);
     tile_product(rows, panel.depth, tile, width, {result.data + lane, result.stride});
   }
 }
@@ -280,5 +316,6 @@ inline void packed_product(const PanelView& panel, const Rows& rows, const Resul
 }
 
 inline void dequantize(const PanelView& panel, Index tile, float* out) {
-  with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, tile, out, tile_lanes); });
+  const SlotOrder order = slot_order(panel);
+  with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, order, tile, out, tile_lanes); });
 }

@@ -1,7 +1,8 @@
 // table.inl: the table of one instruction set. Included last, once per instruction set.
 
 inline const Table* table() {
-  static constexpr Table kernels{kIsa,     packed_product, dense_scores, dense_sums, softmax,   multiply,
-                                 half_to_floats, to_floats,      dequantize,   quantize,   variances, greatest_magnitude};
+  static constexpr Table kernels{kIsa,     packed_product, dense_scores,      dense_sums, softmax,
+                                 multiply, half_to_floats, compact_to_floats, dequantize, gather,
+                                 rotate_columns, quantize, variances, greatest_magnitude};
   return &kernels;
 }

@@ -1,0 +1,57 @@
+// gather.inl: elements of a panel's source as columns of 16 depths, and their rotation: what quantize.inl reads.
+// Included once per instruction set, after dense.inl.
+
+/// Depths side by side in memory, as channels of keys are: rows of 16 are copied.
+template <ScalarType Type>
+inline void gather_rows(const PanelSource& source, Index lanes, float* x) {
+  for (Index lane = 0; lane < lanes; ++lane)
+    store(x + 16 * lane, load_as<Type>(source.data, lane * source.lane_stride));
+}
+
+/// Lanes side by side, as channels of values are: blocks of 16 x 16 are transposed. Returns how many lanes it did.
+template <ScalarType Type>
+inline Index gather_columns(const PanelSource& source, Index lanes, Index count, float* x) {
+  Index lane = 0;
+  for (; lane + 16 <= lanes; lane += 16) {
+    F32x16 block[16];
+    for (Index i = 0; i < 16; ++i)
+      block[i] = i < count ? load_as<Type>(source.data, lane + i * source.depth_stride) : broadcast(0.0f);
+    transpose(block);
+    for (Index i = 0; i < 16; ++i) store(x + 16 * (lane + i), block[i]);
+  }
+  return lane;
+}
+
+inline void gather(const PanelSource& source, Index lanes, Index count, float* x) {
+  Index done = 0;
+  with_type(source.type, [&](auto type) {
+    if (source.depth_stride == 1 && count == 16) {
+      gather_rows<type()>(source, lanes, x);
+      done = lanes;
+    } else if (source.lane_stride == 1) {
+      done = gather_columns<type()>(source, lanes, count, x);
+    }
+  });
+  for (Index lane = done; lane < lanes; ++lane)
+    for (Index i = 0; i < 16; ++i)
+      x[16 * lane + i] =
+          i < count ? load_scalar(source.data, source.type, lane * source.lane_stride + i * source.depth_stride) : 0.0f;
+}
+
+/// As rotate_hadamard (hadamard.hpp), operation for operation, of 16 columns at once.
+inline void rotate_columns(float* x, Index dim) {
+  while (dim > 0) {
+    const Index size = hadamard_size(dim);
+    for (Index half = 1; half < size; half *= 2)
+      for (Index block = 0; block < size; block += 2 * half)
+        for (Index i = block; i < block + half; ++i) {
+          const F32x16 a = load(x + 16 * i), b = load(x + 16 * (i + half));
+          store(x + 16 * i, add(a, b));
+          store(x + 16 * (i + half), sub(a, b));
+        }
+    const F32x16 factor = broadcast(1.0f / std::sqrt(float(size)));
+    for (Index i = 0; i < size; ++i) store(x + 16 * i, mul(load(x + 16 * i), factor));
+    x += 16 * size;
+    dim -= size;
+  }
+}
