@@ -29,14 +29,16 @@ double divergence_of(const EvalReport& report, const std::string& policy) {
   return 0.0;
 }
 
+/// Width of a text's column.
+std::size_t column(const EvalReport& report) { return std::max(std::size_t(8), report.text.size()); }
+
 /// The reports of one model.
 std::string ratio_table(const std::vector<const EvalReport*>& texts) {
   const EvalReport& first = *texts.front();
   const std::size_t width = policy_width(first.results);
   std::string table = first.model + ": mean KLD as a multiple of KIVI-2's\n" + padded("policy", width);
-  for (const EvalReport* text : texts) table += "  " + padded(text->text, 8);
+  for (const EvalReport* text : texts) table += "  " + right(text->text, column(*text));
   table += "  largest/least\n";
-  char cell[32];
   for (const EvalResult& result : first.results) {
     std::vector<double> ratios;
     for (const EvalReport* text : texts)
@@ -44,12 +46,8 @@ std::string ratio_table(const std::vector<const EvalReport*>& texts) {
     const auto [least, largest] = std::minmax_element(ratios.begin(), ratios.end());
     if (!(*least > 0.0)) continue;  // float
     table += padded(result.policy, width);
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-      std::snprintf(cell, sizeof cell, "%.4f", ratios[i]);
-      table += "  " + padded(cell, std::max(std::size_t(8), texts[i]->text.size()));
-    }
-    std::snprintf(cell, sizeof cell, "  %.2f\n", *largest / *least);
-    table += cell;
+    for (std::size_t i = 0; i < texts.size(); ++i) table += "  " + right(fixed(ratios[i], 4), column(*texts[i]));
+    table += "  " + right(fixed(*largest / *least, 2), 13) + "\n";
   }
   return table;
 }

@@ -2,7 +2,7 @@
 """plot.py RESULTS.json [MORE.json ...] -o quality.svg: what `llm eval --json` measured, as one picture: mean KL
 divergence against all-in bits, every policy with the name that eval was given, presets with theirs. Each model and text
 has a panel of its own, from however many files; --only NAME, which may be repeated, keeps those whose title has NAME in
-it. Needs matplotlib (Debian and Ubuntu: apt-get install python3-matplotlib)."""
+it, in capitals or not. Needs matplotlib (Debian and Ubuntu: apt-get install python3-matplotlib)."""
 
 import argparse
 import itertools
@@ -35,7 +35,7 @@ def read_panels(paths, only):
             if row["kld_mean"] > 0:
                 points[row["policy"]] = (row["all_in_bits"], row["kld_mean"])
     return {title: points for title, points in panels.items()
-            if points and (not only or any(name in title for name in only))}
+            if points and (not only or any(name.lower() in title.lower() for name in only))}
 
 
 def candidates(width, height):
