@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <asymkv/policy.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -14,7 +15,6 @@
 #include "generate.hpp"
 #include "model_file.hpp"
 #include "passkey.hpp"
-#include "policy_cache.hpp"
 #include "policy_list.hpp"
 
 namespace {
@@ -81,7 +81,10 @@ struct Policies {
   void check(const std::vector<std::string>& models) const {
     for (const std::string& path : models) {
       const llm::Architecture shape{llm::GgufFile(path)};
-      for (const std::string& policy : of(shape)) llm::parse_policy(policy, shape.cache_shape());
+      for (const std::string& policy : of(shape)) {
+        if (const auto parsed = asymkv::AsymKVPolicy::parse(policy, shape.layers); !parsed.ok())
+          throw std::runtime_error(path + ": " + parsed.status().message());
+      }
     }
   }
 };
