@@ -7,8 +7,9 @@
 #include "asymmetry.hpp"
 #include "byte_level_tokenizer.hpp"
 #include "decoder.hpp"
-#include "eval.hpp"
+#include "eval_report.hpp"
 #include "gguf.hpp"
+#include "model_file.hpp"
 #include "passkey.hpp"
 #include "policy_cache.hpp"
 #include "policy_list.hpp"
@@ -313,18 +314,69 @@ TEST(LlmEval, JsonIsAListOfEveryField) {
   llm::EvalResult result;
   result.policy = "k2v1";
   result.kld_p999 = 0.5;
-  const auto json = nlohmann::json::parse(llm::to_json("tiny", {result, {}}));
+  llm::EvalResult other;
+  other.passkey = 0.75;
+  const auto json = nlohmann::json::parse(llm::to_json({{"tiny", "a.txt", {result, other}}, {"large", "b", {result}}}));
   ASSERT_TRUE(json.is_array());
-  ASSERT_EQ(json.size(), 2u);
+  ASSERT_EQ(json.size(), 3u);
   EXPECT_EQ(json[0].at("policy"), "k2v1");
   EXPECT_EQ(json[0].at("kld_p999"), 0.5);
+  EXPECT_TRUE(json[0].at("passkey").is_null());
+  EXPECT_EQ(json[1].at("passkey"), 0.75);
   std::set<std::string> names;
   for (const auto& item : json[1].items()) names.insert(item.key());
-  EXPECT_EQ(names,
-            (std::set<std::string>{"all_in_bits", "cache_bytes", "kld_mean", "kld_median", "kld_p99", "kld_p999",
-                                   "model", "payload_bits", "perplexity", "policy", "tokens_per_second", "top1"}));
-  for (const auto& row : json) EXPECT_EQ(row.at("model"), "tiny");
-  EXPECT_NE(llm::to_table({result}).find("p99.9"), std::string::npos);
+  EXPECT_EQ(names, (std::set<std::string>{"all_in_bits", "cache_bytes", "kld_mean", "kld_median", "kld_p99", "kld_p999",
+                                          "model", "passkey", "payload_bits", "perplexity", "policy", "text",
+                                          "tokens_per_second", "top1"}));
+  EXPECT_EQ(json[1].at("model"), "tiny");
+  EXPECT_EQ(json[1].at("text"), "a.txt");
+  EXPECT_EQ(json[2].at("model"), "large");
+  EXPECT_EQ(json[2].at("text"), "b");
+}
+
+TEST(LlmEval, ReportHasPasskeysWhereAskedFor) {
+  const llm::ModelFile file(save(tiny_model(), "report.gguf"));
+  std::string text;
+  for (int i = 0; i < 600; ++i) text += char('a' + i * i % 23);
+  llm::EvalOptions options;
+  options.policies = {"float", "KIVI-2", "balanced-1.7"};
+  options.windows = 1;
+  options.context = 400;
+  const llm::EvalReport plain = llm::report(file, "a.txt", text, options, nullptr);
+  ASSERT_EQ(plain.results.size(), 3u);
+  EXPECT_FALSE(plain.results[0].passkey);
+  EXPECT_EQ(llm::to_table(plain).rfind(file.name() + " on a.txt\n", 0), 0u);
+  EXPECT_EQ(llm::to_table(plain).find("passkey"), std::string::npos);
+  options.passkey_trials = 1;
+  const llm::EvalReport both = llm::report(file, "a.txt", text, options, nullptr);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(both.results[i].kld_mean, plain.results[i].kld_mean);
+    ASSERT_TRUE(both.results[i].passkey);
+  }
+  EXPECT_NE(llm::to_table(both).find("passkey"), std::string::npos);
+}
+
+TEST(LlmEval, RatiosAreOfOneModelAndAgainstKivi) {
+  const auto results = [](double kivi, double preset) {
+    std::vector<llm::EvalResult> rows(3);
+    rows[0].policy = "float";
+    rows[1].policy = "KIVI-2";
+    rows[1].kld_mean = kivi;
+    rows[2].policy = "small";
+    rows[2].kld_mean = preset;
+    return rows;
+  };
+  const llm::EvalReport prose{"a", "prose", results(0.2, 0.1)}, code{"a", "code", results(0.4, 0.25)};
+  const llm::EvalReport other{"b", "prose", results(0.2, 0.1)};
+  const std::string table = llm::to_ratio_table({prose, code, other});
+  const auto row = table.substr(table.find("\nsmall") + 1);
+  for (const char* number : {"0.5000", "0.6250", "1.25\n"}) EXPECT_NE(row.find(number), std::string::npos) << table;
+  EXPECT_EQ(table.find("float"), std::string::npos);
+  EXPECT_EQ(table.find("b:"), std::string::npos);  // it has one text
+  EXPECT_EQ(llm::to_ratio_table({prose, other}), "");
+  llm::EvalReport without = code;
+  without.results.erase(without.results.begin() + 1);
+  EXPECT_EQ(llm::to_ratio_table({without, without}), "");
 }
 
 TEST(LlmStatistics, QuantilesAreElements) {
@@ -355,6 +407,15 @@ TEST(LlmPolicyList, NamesSweepsAndAll) {
   for (const llm::Index layers : {1, 2, 5, 30})
     for (const std::string& name : llm::expand_policies("all", layers))
       EXPECT_TRUE(asymkv::AsymKVPolicy::parse(name, layers).ok()) << name << " of " << layers;
+  const List ablation = llm::expand_policies("ablation", 30);
+  std::vector<asymkv::AsymKVPolicy> distinct;
+  for (const std::string& name : ablation) {
+    const auto policy = asymkv::AsymKVPolicy::parse(name, 30);
+    ASSERT_TRUE(policy.ok()) << name;
+    EXPECT_EQ(std::count(distinct.begin(), distinct.end(), *policy), 0) << name;
+    distinct.push_back(*policy);
+  }
+  EXPECT_EQ(ablation.front(), "k2v1");
   for (const char* bad : {"", "k2v1,", ",k2v1", "k{1,2v1", "k1}v1", "k}1{v1", "k{1,{2,3}}v1"})
     EXPECT_THROW(llm::expand_policies(bad, 4), std::runtime_error) << bad;
 }
@@ -407,6 +468,13 @@ TEST(LlmPasskey, ScoresEveryPolicyOnTheSameTrials) {
     EXPECT_NEAR(results[i].log_probability, results[i + 4].log_probability, 1e-4);
     EXPECT_NE(results[i].log_probability, results[i - 4].log_probability);
   }
+  const auto means = llm::over_depths(results);
+  ASSERT_EQ(means.size(), 6u);
+  EXPECT_EQ(means[1].policy, "k1v1");
+  EXPECT_EQ(means[1].context, 450);
+  EXPECT_EQ(means[1].trials, 4);
+  EXPECT_DOUBLE_EQ(means[1].log_probability, (results[2].log_probability + results[3].log_probability) / 2);
+  EXPECT_DOUBLE_EQ(means[1].exact, (results[2].exact + results[3].exact) / 2);
   const std::string json = llm::to_json("tiny", "x", options, results);
   EXPECT_EQ(json, llm::to_json("tiny", "x", options, llm::find_passkeys(model, tokenizer, text, options, nullptr)));
   const auto row = nlohmann::json::parse(json).at("results").at(11);

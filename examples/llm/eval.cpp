@@ -6,14 +6,12 @@
 #include <chrono>
 #include <cmath>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
 
 #include "jobs.hpp"
 #include "policy_cache.hpp"
 #include "statistics.hpp"
-#include "table.hpp"
 
 namespace llm {
 namespace {
@@ -145,11 +143,11 @@ std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& 
 }
 
 std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
-                                 std::FILE* progress) {
+                                 std::FILE* progress, const std::string& name) {
   check(model, text, options);
   const asymkv::CacheShape shape = model.shape.cache_shape();
   const Index chunks = (options.context + options.chunk - 1) / options.chunk;
-  Progress line(progress, "eval", "chunks", options.windows * chunks);
+  Progress line(progress, name, "chunks", options.windows * chunks);
   std::vector<Tally> totals(options.policies.size());
   std::mutex totals_mutex;
   run_jobs(model, options.windows, [&](Decoder& decoder, Index i) {
@@ -166,39 +164,6 @@ std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& t
     results.push_back(summarize(options.policies[p], shape, totals[p], options.windows * options.context,
                                 job_threads(options.windows)));
   return results;
-}
-
-std::string to_table(const std::vector<EvalResult>& results) {
-  const std::size_t width = policy_width(results);
-  char line[160];
-  std::snprintf(line, sizeof line, " %7s %7s %9s %10s %9s %9s %9s %9s %6s %8s\n", "payload", "all-in", "cache MiB",
-                "perplexity", "mean KLD", "median", "p99", "p99.9", "top-1", "tokens/s");
-  std::string table = padded("policy", width) + line;
-  for (const EvalResult& r : results) {
-    std::snprintf(line, sizeof line, " %7.2f %7.2f %9.2f %10.3f %9.5f %9.5f %9.5f %9.5f %6.3f %8.0f\n", r.payload_bits,
-                  r.all_in_bits, double(r.cache_bytes) / (1 << 20), r.perplexity, r.kld_mean, r.kld_median, r.kld_p99,
-                  r.kld_p999, r.top1, r.tokens_per_second);
-    table += padded(r.policy, width) + line;
-  }
-  return table;
-}
-
-std::string to_json(const std::string& model, const std::vector<EvalResult>& results) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  for (const EvalResult& r : results)
-    list.push_back({{"model", model},
-                    {"policy", r.policy},
-                    {"payload_bits", r.payload_bits},
-                    {"all_in_bits", r.all_in_bits},
-                    {"cache_bytes", r.cache_bytes},
-                    {"perplexity", r.perplexity},
-                    {"kld_mean", r.kld_mean},
-                    {"kld_median", r.kld_median},
-                    {"kld_p99", r.kld_p99},
-                    {"kld_p999", r.kld_p999},
-                    {"top1", r.top1},
-                    {"tokens_per_second", r.tokens_per_second}});
-  return list.dump(2);
 }
 
 }  // namespace llm

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,13 @@
 namespace llm {
 
 struct EvalOptions {
-  Index first_window = 0;  ///< windows left out at the start, so that one text serves for choosing and for judging
-  Index windows = 16;      ///< consecutive windows, each in a fresh cache at position 0
-  Index context = 2048;    ///< tokens of a window
-  Index skip = 256;        ///< positions of a window that are fed, but not judged
-  Index residual = 128;    ///< the paper's R, of the quantized caches
-  Index chunk = 128;       ///< tokens fed at once; among themselves they attend exactly, whatever R is
+  Index first_window = 0;    ///< windows left out at the start, so that one text serves for choosing and for judging
+  Index windows = 16;        ///< consecutive windows, each in a fresh cache at position 0
+  Index context = 2048;      ///< tokens of a window
+  Index skip = 256;          ///< positions of a window that are fed, but not judged
+  Index residual = 128;      ///< the paper's R, of the quantized caches
+  Index chunk = 128;         ///< tokens fed at once; among themselves they attend exactly, whatever R is
+  Index passkey_trials = 0;  ///< of each depth of the passkey test, in texts of `context` tokens; 0 leaves it out
   std::vector<std::string> policies;
 };
 
@@ -29,23 +31,19 @@ struct EvalResult {
   asymkv::Index cache_bytes = 0;             ///< everything a window's cache has allocated at its end
   double perplexity = 0;
   double kld_mean = 0, kld_median = 0, kld_p99 = 0, kld_p999 = 0;
-  double top1 = 0;               ///< share of positions where both caches find the same token most probable
-  double tokens_per_second = 0;  ///< of the model with this cache, all threads together
+  double top1 = 0;                ///< share of positions where both caches find the same token most probable
+  double tokens_per_second = 0;   ///< of the model with this cache, all threads together
+  std::optional<double> passkey;  ///< share of keys found digit by digit, where it was asked for: evaluate() does not
 };
 
 /// Tokens of a text, cut into windows: where the model wants a begin-of-text token, each window starts with it, so that
 /// it has context - 1 tokens of the text.
 std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context);
 
-/// One result per policy, in their order. Windows run in parallel on all cores; a line of progress is written to
-/// `progress` unless that is null. Throws std::runtime_error for bad options, unknown policies and texts that are too
-/// short.
+/// One result per policy, in their order. Windows run in parallel on all cores; a line of progress, which starts with
+/// `name`, is written to `progress` unless that is null. Throws std::runtime_error for bad options, unknown policies
+/// and texts that are too short.
 std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
-                                 std::FILE* progress);
-
-/// The results as a table for people.
-std::string to_table(const std::vector<EvalResult>& results);
-/// As a JSON list of objects with EvalResult's fields, each with the model's name as `model`.
-std::string to_json(const std::string& model, const std::vector<EvalResult>& results);
+                                 std::FILE* progress, const std::string& name = "eval");
 
 }  // namespace llm

@@ -11,7 +11,7 @@ Progress::Progress(std::FILE* stream, std::string name, std::string unit, Index 
     : stream_(stream), name_(std::move(name)), unit_(std::move(unit)), steps_(steps) {}
 
 Progress::~Progress() {
-  if (stream_ != nullptr) std::fprintf(stream_, "\r%60s\r", "");
+  if (stream_ != nullptr) std::fputs("\r\x1b[K", stream_);
 }
 
 void Progress::step() {

@@ -2,15 +2,18 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <asymkv/policy.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <stdexcept>
 
 #include "asymmetry.hpp"
-#include "eval.hpp"
+#include "eval_report.hpp"
 #include "generate.hpp"
+#include "model_file.hpp"
 #include "passkey.hpp"
 #include "policy_list.hpp"
 
@@ -32,45 +35,64 @@ void write_text(const std::string& path, const std::string& text) {
 
 constexpr const char* model_help = "GGUF file, architecture llama or gemma3";
 
-/// A model file, open, with all that is made from it.
-struct ModelFile {
-  explicit ModelFile(const std::string& path) : file(path), tokenizer(llm::read_tokenizer(file)), model(file) {}
-  const llm::GgufFile file;
-  const std::unique_ptr<llm::Tokenizer> tokenizer;
-  const llm::Model model;
+/// What measurements read and write: one model and one text, or several where the command takes them.
+struct Paths {
+  std::vector<std::string> models, texts;
+  std::string json;
 
-  std::string name() const {
-    return file.has("general.name") ? file.text("general.name") : std::filesystem::path(file.path()).stem().string();
+  void add_to(CLI::App& command, bool several = false) {
+    add_files(command, "--model", models, model_help, several);
+    add_files(command, "--text", texts, "File with the text", several);
+    command.add_option("--json", json, "Write the results to this file, too");
+  }
+  const std::string& model() const { return models.front(); }
+  std::string read() const { return read_text(texts.front()); }
+  std::string text_name() const { return file_name(texts.front()); }
+  void write_json(const std::string& text) const {
+    if (!json.empty()) write_text(json, text);
+  }
+  static std::string file_name(const std::string& path) { return std::filesystem::path(path).filename().string(); }
+
+ private:
+  static void add_files(CLI::App& command, const char* name, std::vector<std::string>& files, std::string help,
+                        bool several) {
+    if (several) help += "; several: separated by commas, or the option again";
+    CLI::Option& option = *command.add_option(name, files, help)->required()->check(CLI::ExistingFile);
+    if (several)
+      option.delimiter(',');
+    else
+      option.expected(1);
   }
 };
 
-/// Files that measurements read and write.
-struct Paths {
-  std::string model, text, json;
+/// The option --policies.
+struct Policies {
+  std::string list;
 
   void add_to(CLI::App& command) {
-    command.add_option("--model", model, model_help)->required();
-    command.add_option("--text", text, "File with the text")->required();
-    command.add_option("--json", json, "Write the results to this file, too");
+    command
+        .add_option("--policies", list,
+                    "Names separated by commas; k{1,2}v1 stands for k1v1,k2v1, `all` for the paper's settings and the "
+                    "presets, `ablation` for each technique of the presets alone and all without it")
+        ->required();
   }
-  std::vector<llm::Token> read_windows(const ModelFile& from, llm::Index context) const {
-    return llm::window_tokens(*from.tokenizer, read_text(text), context);
-  }
-  std::string text_name() const { return std::filesystem::path(text).filename().string(); }
-  void report(const std::string& table, const std::string& json_text) const {
-    std::cout << table;
-    if (!json.empty()) write_text(json, json_text);
+  std::vector<std::string> of(const llm::Architecture& shape) const { return llm::expand_policies(list, shape.layers); }
+  /// Throws where a model does not have a policy, before the hours that another model may take.
+  void check(const std::vector<std::string>& models) const {
+    for (const std::string& path : models) {
+      const llm::Architecture shape{llm::GgufFile(path)};
+      for (const std::string& policy : of(shape)) {
+        if (const auto parsed = asymkv::AsymKVPolicy::parse(policy, shape.layers); !parsed.ok())
+          throw std::runtime_error(path + ": " + parsed.status().message());
+      }
+    }
   }
 };
 
 std::FILE* terminal() { return isatty(STDERR_FILENO) == 1 ? stderr : nullptr; }
 
-void add_policies(CLI::App& command, std::string& policies) {
-  command
-      .add_option("--policies", policies,
-                  "Names separated by commas; k{1,2}v1 stands for k1v1,k2v1, and `all` for the paper's settings and "
-                  "the presets")
-      ->required();
+void add_residual(CLI::App& command, llm::Index& residual) {
+  command.add_option("--residual", residual, "The paper's R, tokens kept in full precision")->capture_default_str();
 }
 
 // Each of these adds a command, whose options live as long as the callback that runs it.
@@ -95,7 +117,7 @@ void add_generate(CLI::App& app) {
   command.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
   command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template");
   command.callback([state] {
-    const ModelFile file(state->model);
+    const llm::ModelFile file(state->model);
     llm::generate(file.model, *file.tokenizer, state->options, std::cout, std::cerr);
   });
 }
@@ -103,54 +125,66 @@ void add_generate(CLI::App& app) {
 void add_eval(CLI::App& app) {
   struct State {
     Paths paths;
-    std::string policies;
+    Policies policies;
     llm::EvalOptions options;
   };
   const auto state = std::make_shared<State>();
   llm::EvalOptions& options = state->options;
   CLI::App& command = *app.add_subcommand("eval", "Measure what policies cost against the float cache");
-  state->paths.add_to(command);
-  add_policies(command, state->policies);
+  state->paths.add_to(command, true);
+  state->policies.add_to(command);
   command.add_option("--first-window", options.first_window, "Windows left out at the start")->capture_default_str();
   command.add_option("--windows", options.windows, "Consecutive windows of the text")->capture_default_str();
   command.add_option("--context", options.context, "Tokens of a window")->capture_default_str();
   command.add_option("--skip", options.skip, "Positions of a window that are not judged")->capture_default_str();
-  command.add_option("--residual", options.residual, "The paper's R, tokens kept in full precision")
-      ->capture_default_str();
+  add_residual(command, options.residual);
   command.add_option("--chunk", options.chunk, "Tokens fed at once")->capture_default_str();
+  command.add_option("--passkey", options.passkey_trials, "Trials of the passkey test at each depth; 0 leaves it out")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command.callback([state] {
-    const ModelFile file(state->paths.model);
-    state->options.policies = llm::expand_policies(state->policies, file.model.shape.layers);
-    const std::vector<llm::Token> text = state->paths.read_windows(file, state->options.context);
-    const auto results = llm::evaluate(file.model, text, state->options, terminal());
-    state->paths.report(llm::to_table(results), llm::to_json(file.name(), results));
+    const Paths& paths = state->paths;
+    state->policies.check(paths.models);
+    std::vector<llm::EvalReport> reports;
+    for (const std::string& path : paths.models) {
+      const llm::ModelFile file(path);
+      state->options.policies = state->policies.of(file.model.shape);
+      for (const std::string& text : paths.texts) {
+        reports.push_back(llm::report(file, Paths::file_name(text), read_text(text), state->options, terminal()));
+        std::cout << (reports.size() > 1 ? "\n" : "") << llm::to_table(reports.back()) << std::flush;
+        paths.write_json(llm::to_json(reports));  // what is done is kept
+      }
+    }
+    const std::string ratios = llm::to_ratio_table(reports);
+    if (!ratios.empty()) std::cout << '\n' << ratios;
   });
 }
 
 void add_passkey(CLI::App& app) {
   struct State {
     Paths paths;
-    std::string policies;
+    Policies policies;
     llm::PasskeyOptions options;
   };
   const auto state = std::make_shared<State>();
   llm::PasskeyOptions& options = state->options;
   CLI::App& command = *app.add_subcommand("passkey", "Measure whether policies find a key hidden in a long text");
   state->paths.add_to(command);
-  add_policies(command, state->policies);
+  state->policies.add_to(command);
   command.add_option("--contexts", options.contexts, "Tokens of a trial")->delimiter(',')->capture_default_str();
   command.add_option("--depths", options.depths, "Where the key stands, 0 the start, 1 the end")
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--trials", options.trials, "Of each context and depth")->capture_default_str();
   command.add_option("--seed", options.seed, "Of the keys and the filler")->capture_default_str();
+  add_residual(command, options.residual);
   command.callback([state] {
-    const ModelFile file(state->paths.model);
-    state->options.policies = llm::expand_policies(state->policies, file.model.shape.layers);
-    const std::vector<llm::Token> filler = file.tokenizer->encode(read_text(state->paths.text));
+    const llm::ModelFile file(state->paths.model());
+    state->options.policies = state->policies.of(file.model.shape);
+    const std::vector<llm::Token> filler = file.tokenizer->encode(state->paths.read());
     const auto results = llm::find_passkeys(file.model, *file.tokenizer, filler, state->options, terminal());
-    state->paths.report(llm::to_table(results),
-                        llm::to_json(file.name(), state->paths.text_name(), state->options, results));
+    std::cout << llm::to_table(results);
+    state->paths.write_json(llm::to_json(file.name(), state->paths.text_name(), state->options, results));
   });
 }
 
@@ -166,11 +200,12 @@ void add_asymmetry(CLI::App& app) {
   command.add_option("--context", state->options.context, "Tokens of a window")->capture_default_str();
   command.add_option("--skip", state->options.skip, "Queries of a window that are not judged")->capture_default_str();
   command.callback([state] {
-    const ModelFile file(state->paths.model);
-    const std::vector<llm::Token> text = state->paths.read_windows(file, state->options.context);
+    const llm::ModelFile file(state->paths.model());
+    const std::vector<llm::Token> text =
+        llm::window_tokens(*file.tokenizer, state->paths.read(), state->options.context);
     const auto results = llm::measure_asymmetry(file.model, text, state->options, terminal());
-    state->paths.report(llm::to_table(results),
-                        llm::to_json(file.name(), state->paths.text_name(), state->options, results));
+    std::cout << llm::to_table(results);
+    state->paths.write_json(llm::to_json(file.name(), state->paths.text_name(), state->options, results));
   });
 }
 

@@ -65,7 +65,7 @@ Answer ask(Decoder& decoder, asymkv::KVCache& cache, const PasskeyTrial& trial) 
 
 void check(const Model& model, const PasskeyOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
-  for (const std::string& policy : options.policies) parse_policy(policy, model.shape.cache_shape());
+  for (const std::string& policy : options.policies) make_cache(policy, model.shape.cache_shape(), 0, options.residual);
   if (options.trials < 1 || options.contexts.empty() || options.depths.empty())
     throw std::runtime_error("at least one trial, context and depth are needed");
   for (const Index context : options.contexts)
@@ -122,18 +122,19 @@ PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<To
 }
 
 std::vector<PasskeyResult> find_passkeys(const Model& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
-                                         const PasskeyOptions& options, std::FILE* progress) {
+                                         const PasskeyOptions& options, std::FILE* progress, const std::string& name) {
   check(model, options);
   const std::vector<PasskeyTrial> trials = make_trials(tokenizer, text, options);
   std::vector<std::string> caches = {"float"};
   for (const std::string& policy : options.policies)
     if (policy != "float") caches.push_back(policy);
   std::vector<Answers> answers(caches.size(), Answers(trials.size()));
-  Progress line(progress, "passkey", "answers", Index(trials.size() * caches.size()));
+  Progress line(progress, name, "answers", Index(trials.size() * caches.size()));
   run_jobs(model, Index(trials.size() * caches.size()), [&](Decoder& decoder, Index job) {
     const std::size_t trial = std::size_t(job) / caches.size(), cache = std::size_t(job) % caches.size();
     const Index context = Index(trials[trial].prompt.size() + trials[trial].key.size());
-    answers[cache][trial] = ask(decoder, *make_cache(caches[cache], model.shape.cache_shape(), context), trials[trial]);
+    const auto past = make_cache(caches[cache], model.shape.cache_shape(), context, options.residual);
+    answers[cache][trial] = ask(decoder, *past, trials[trial]);
     line.step();
   });
   std::vector<PasskeyResult> results;
@@ -151,25 +152,36 @@ std::vector<PasskeyResult> find_passkeys(const Model& model, const Tokenizer& to
   return results;
 }
 
+std::vector<PasskeyResult> over_depths(const std::vector<PasskeyResult>& results) {
+  std::vector<PasskeyResult> means;
+  for (const PasskeyResult& result : results) {
+    if (means.empty() || means.back().policy != result.policy || means.back().context != result.context)
+      means.push_back({result.policy, result.context, 0, 0, 0, 0, 0});
+    PasskeyResult& mean = means.back();
+    const double before = double(mean.trials), added = double(result.trials);
+    const auto join = [&](double& to, double from) { to = (to * before + from * added) / (before + added); };
+    join(mean.exact, result.exact);
+    join(mean.agreement, result.agreement);
+    join(mean.log_probability, result.log_probability);
+    mean.trials += result.trials;
+  }
+  return means;
+}
+
 std::string to_table(const std::vector<PasskeyResult>& results) {
   const std::size_t width = policy_width(results);
   std::string table = padded("policy", width) + " context   exact  agree  log-prob  exact by depth\n";
   char cell[80];
-  for (std::size_t first = 0, end = 0; first < results.size(); first = end) {
-    double exact = 0, agreement = 0, log_probability = 0;
-    std::string by_depth;
-    const PasskeyResult& head = results[first];
-    for (; end < results.size() && results[end].policy == head.policy && results[end].context == head.context; ++end) {
-      exact += results[end].exact;
-      agreement += results[end].agreement;
-      log_probability += results[end].log_probability;
-      std::snprintf(cell, sizeof cell, "  %.2f: %.2f", results[end].depth, results[end].exact);
-      by_depth += cell;
+  auto depth = results.begin();
+  for (const PasskeyResult& mean : over_depths(results)) {
+    std::snprintf(cell, sizeof cell, " %7lld  %6.3f %6.3f  %8.4f", (long long)mean.context, mean.exact, mean.agreement,
+                  mean.log_probability);
+    table += padded(mean.policy, width) + cell;
+    for (; depth != results.end() && depth->policy == mean.policy && depth->context == mean.context; ++depth) {
+      std::snprintf(cell, sizeof cell, "  %.2f: %.2f", depth->depth, depth->exact);
+      table += cell;
     }
-    const double depths = double(end - first);
-    std::snprintf(cell, sizeof cell, " %7lld  %6.3f %6.3f  %8.4f", (long long)head.context, exact / depths,
-                  agreement / depths, log_probability / depths);
-    table += padded(head.policy, width) + cell + by_depth + "\n";
+    table += "\n";
   }
   return table;
 }
@@ -185,7 +197,8 @@ std::string to_json(const std::string& model, const std::string& text, const Pas
                     {"exact", r.exact},
                     {"agreement", r.agreement},
                     {"log_probability", r.log_probability}});
-  const nlohmann::ordered_json report = {{"model", model}, {"text", text}, {"seed", options.seed}, {"results", list}};
+  const nlohmann::ordered_json report = {
+      {"model", model}, {"text", text}, {"seed", options.seed}, {"residual", options.residual}, {"results", list}};
   return report.dump(2);
 }
 

@@ -17,6 +17,7 @@ struct PasskeyOptions {
   std::vector<double> depths = {0.1, 0.3, 0.5, 0.7, 0.9};  ///< where the key stands: 0 is the start, 1 the end
   Index trials = 4;                                        ///< of each context and depth
   std::uint64_t seed = 1;                                  ///< of the keys and of where filler is taken from
+  Index residual = 128;                                    ///< the paper's R, of the quantized caches
   std::vector<std::string> policies;
 };
 
@@ -25,7 +26,7 @@ struct PasskeyTrial {
   std::vector<Token> prompt, key;
 };
 
-/// The trials of one policy at one context and depth.
+/// The trials of one policy at one context and, but for over_depths(), depth.
 struct PasskeyResult {
   std::string policy;
   Index context = 0;
@@ -43,10 +44,15 @@ PasskeyTrial make_passkey_trial(const Tokenizer& tokenizer, const std::vector<To
                                 std::uint64_t seed);
 
 /// One result for each policy, context and depth, in this order. All policies get the same trials, which run in
-/// parallel on all cores; a line of progress is written to `progress` unless that is null. Throws std::runtime_error
-/// for bad options, unknown policies and texts that are too short.
+/// parallel on all cores; a line of progress, which starts with `name`, is written to `progress` unless that is null.
+/// Throws std::runtime_error for bad options, unknown policies and texts that are too short.
 std::vector<PasskeyResult> find_passkeys(const Model& model, const Tokenizer& tokenizer, const std::vector<Token>& text,
-                                         const PasskeyOptions& options, std::FILE* progress);
+                                         const PasskeyOptions& options, std::FILE* progress,
+                                         const std::string& name = "passkey");
+
+/// The means over all depths: one result for each policy and context, in the order of find_passkeys(), with a depth
+/// that means nothing.
+std::vector<PasskeyResult> over_depths(const std::vector<PasskeyResult>& results);
 
 /// The results as a table for people: a row for each policy and context, exact shares by depth.
 std::string to_table(const std::vector<PasskeyResult>& results);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """plot.py RESULTS.json [MORE.json ...] -o quality.svg: what `llm eval --json` measured, as one picture: mean KL
-divergence against all-in bits, every policy with the name that eval was given, presets with theirs. Results of the same
-model make one series, from however many files. Needs matplotlib (Debian and Ubuntu: apt-get install
-python3-matplotlib)."""
+divergence against all-in bits, every policy with the name that eval was given, presets with theirs. Each model and text
+has a panel of its own, from however many files; --only NAME, which may be repeated, keeps those whose title has NAME in
+it, in capitals or not. Needs matplotlib (Debian and Ubuntu: apt-get install python3-matplotlib)."""
 
 import argparse
 import itertools
@@ -24,17 +24,18 @@ COLOURS = ["#1f6fb2", "#d1582b", "#3a8f4d", "#8456a8", "#8a6d3b"]
 MARKERS = "os^Dv"
 
 
-def read_series(paths):
-    """{model: {policy: (bits, divergence)}}; without float's rows: a divergence of 0 has no place on the axis."""
-    series = {}
+def read_panels(paths, only):
+    """{title: {policy: (bits, divergence)}}; without float's rows: a divergence of 0 has no place on the axis."""
+    panels = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
         for row in rows:
-            points = series.setdefault(row["model"], {})
+            points = panels.setdefault(row["model"] + " on " + row["text"], {})
             if row["kld_mean"] > 0:
                 points[row["policy"]] = (row["all_in_bits"], row["kld_mean"])
-    return {model: points for model, points in series.items() if points}
+    return {title: points for title, points in panels.items()
+            if points and (not only or any(name.lower() in title.lower() for name in only))}
 
 
 def candidates(width, height):
@@ -78,7 +79,7 @@ def label_points(axes, points):
     at = [to_pixels((bits, divergence)) for _, bits, divergence, _ in points]
     markers = [(x - 5, y - 5, x + 5, y + 5) for x, y in at]
     frame = axes.get_window_extent(renderer).extents
-    labels = [axes.get_legend().get_window_extent(renderer).extents]
+    labels = []
     for (name, _, _, colour), start in sorted(zip(points, at), key=lambda p: (p[1][0], p[1][1])):
         text = axes.text(0, 0, name, color=colour, fontsize=8, va="bottom", ha="left")
         size = text.get_window_extent(renderer)
@@ -110,30 +111,46 @@ def set_axes(axes, points):
         axes.spines[side].set_visible(False)
 
 
-def draw(series, path):
-    figure, axes = plt.subplots(figsize=(9, 6), dpi=100, layout="constrained")
-    points = []
-    for (model, policies), colour, marker in zip(series.items(), itertools.cycle(COLOURS), itertools.cycle(MARKERS)):
-        points += [(name, bits, divergence, colour) for name, (bits, divergence) in policies.items()]
-        bits, divergences = zip(*policies.values())
-        axes.scatter(bits, divergences, s=26, color=colour, marker=marker, label=model, zorder=3)
-    set_axes(axes, points)
-    axes.legend(frameon=False, loc="lower left")
+def draw_panel(axes, title, policies, colour, marker):
+    """Returns the points to label, which can be done when the layout is final."""
+    points = [(name, bits, divergence, colour) for name, (bits, divergence) in policies.items()]
+    bits, divergences = zip(*policies.values())
+    axes.scatter(bits, divergences, s=26, color=colour, marker=marker, zorder=3)
+    axes.set_title(title)
+    return points
+
+
+def draw(panels, path):
+    columns = 1 if len(panels) == 1 else 2
+    rows = math.ceil(len(panels) / columns)
+    figure, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, dpi=100, layout="constrained",
+                                figsize=(9, 6) if columns == 1 else (14, 5.5 * rows))
+    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS))
+    drawn = [(axes, draw_panel(axes, title, policies, *style))
+             for axes, (title, policies), style in zip(grid.flat, panels.items(), styles)]
+    everything = [point for _, points in drawn for point in points]
+    for axes, _ in drawn:
+        set_axes(axes, everything)
+        axes.tick_params(labelbottom=True)
+    for axes in grid.flat[len(drawn):]:
+        axes.remove()
     figure.canvas.draw()
     figure.set_layout_engine("none")
-    label_points(axes, points)
+    for axes, points in drawn:
+        label_points(axes, points)
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", help="files that llm eval --json wrote")
+    parser.add_argument("--only", metavar="NAME", action="append", help="of a model or text")
     parser.add_argument("-o", "--output", required=True, help="SVG, PNG or PDF")
     arguments = parser.parse_args()
-    series = read_series(arguments.results)
-    if not series:
-        sys.exit("plot.py: the files hold no policy with a divergence above 0")
-    draw(series, arguments.output)
+    panels = read_panels(arguments.results, arguments.only)
+    if not panels:
+        sys.exit("plot.py: the files hold no such policy with a divergence above 0")
+    draw(panels, arguments.output)
 
 
 if __name__ == "__main__":

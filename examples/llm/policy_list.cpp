@@ -1,4 +1,4 @@
-// policy_list.cpp: split at commas outside braces, then replace `all` and braces.
+// policy_list.cpp: split at commas outside braces, then replace `all`, `ablation` and braces.
 #include "policy_list.hpp"
 
 #include <algorithm>
@@ -60,13 +60,46 @@ std::vector<std::string> all_policies(Index layers) {
   return names;
 }
 
+/// What each technique does alone and what it adds to the others, against k2v1 with KIVI's quantizer; the first row of
+/// each block is what its others differ from. Mixed widths bring the fit, compact metadata and groups of 128 with them,
+/// so only the values lose these; without the fit nothing can be symmetric.
+std::vector<std::string> ablation() {
+  return {
+      "k2v1",
+      "k2v1@1",        // sink
+      "k2fv1f",        // fitted scales
+      "k2cv1c",        // compact metadata
+      "k2g128v1g128",  // larger groups
+      "k2v1r",         // rotated values
+      "k2v1fs",        // symmetric values
+      "k2v1fsr",       // both
+      "km2v1",         // mixed widths
+      "km2v1g128fcsr@1",
+      "km2v1g128fcsr",         // no sink
+      "km2v1g128cr@1",         // values not fitted
+      "km2v1g128fsr@1",        // values without compact metadata
+      "km2v1fcsr@1",           // values in groups of 32
+      "km2v1g128fcs@1",        // not rotated
+      "km2v1g128fcr@1",        // not symmetric
+      "k2g128fcv1g128fcsr@1",  // the same bits for every channel
+      "KIVI-2",
+      "KIVI-2@1",
+      "km2v2g128fcsr@1",
+  };
+}
+
+std::vector<std::string> expand(std::string_view entry, Index layers) {
+  if (entry == "all") return all_policies(layers);
+  return entry == "ablation" ? ablation() : sweep(entry);
+}
+
 }  // namespace
 
 std::vector<std::string> expand_policies(std::string_view list, Index layers) {
   std::vector<std::string> policies;
   for (const std::string_view entry : split(list)) {
     if (entry.empty()) refuse(list, "has an empty entry");
-    for (std::string& name : entry == "all" ? all_policies(layers) : sweep(entry))
+    for (std::string& name : expand(entry, layers))
       if (std::find(policies.begin(), policies.end(), name) == policies.end()) policies.push_back(std::move(name));
   }
   return policies;

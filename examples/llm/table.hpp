@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 #include <string>
 
 namespace llm {
@@ -9,6 +10,18 @@ namespace llm {
 /// `text` with spaces behind it, up to `width` characters.
 inline std::string padded(std::string text, std::size_t width) {
   text.resize(std::max(width, text.size()), ' ');
+  return text;
+}
+
+/// `text` with spaces before it.
+inline std::string right(const std::string& text, std::size_t width) {
+  return std::string(width - std::min(width, text.size()), ' ') + text;
+}
+
+/// A number with so many digits behind the point.
+inline std::string fixed(double number, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, number);
   return text;
 }
 
