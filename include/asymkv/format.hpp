@@ -32,8 +32,8 @@ enum class Rotation : std::uint8_t { none, hadamard };
 /// How one side is stored.
 /// bits: 1..6 or 8 packed; 16 or 32 keep the side in f16 or f32, where the other fields mean nothing.
 /// group_size: elements that share a scale, 32, 64 or 128, along tokens for keys and along channels for values.
-/// mixed_halves: 0, or, for keys with the fitted compact format and groups of 128: channels of a page get 0, 1, 2, 4 or
-/// 8 bits each by their variance in it, mixed_halves / 2 bits on average; 1..8. bits is 8 then, the most of them.
+/// mixed_halves: 0, or, for keys with the fitted compact format and groups of 128: channels of a page get 0 to 8
+/// bits each by their variance in it, mixed_halves / 2 bits on average; 1..8. bits is 8 then, the most of them.
 struct Format {
   int bits = 2;
   int group_size = 32;

@@ -1,6 +1,6 @@
-// mixed_widths.hpp: which channels of a page of keys get 8, 4, 2, 1 and 0 bits, and how that is stored. Channels of
-// real keys differ widely in variance; at a given number of bits, giving them to those that vary most halves the
-// damage. Used by the panels' writer and by the kernels.
+// mixed_widths.hpp: how many bits each channel of a page of keys gets, 0 to 8, and how that is stored. Channels of real
+// keys differ widely in variance; at a given number of bits, giving them to those that vary most halves the damage.
+// Used by the panels' writer and by the kernels.
 #pragma once
 
 #include <algorithm>
@@ -9,107 +9,197 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// Widths that have codes, in the order of their vectors, and how many channels a vector of each holds.
-constexpr int width_count = 4;
-constexpr int mixed_widths[width_count] = {8, 4, 2, 1};
-constexpr Index mixed_channels[width_count] = {4, 8, 16, 32};
+/// A channel's code is cut into planes of 8, 4, 2 and 1 bits, each at most once, the low bits in the widest; its width
+/// is their sum. 8 stands alone. So all widths from 0 to 8 are read by the kernels of four.
+constexpr int plane_count = 4;
+constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
+/// Channels that a vector of each plane holds.
+constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
-/// Slots of a panel of mixed widths, padding in each width's last vector included, are at most so many.
-constexpr Index mixed_slots(Index depth) noexcept { return round_up(depth, block_depth) + 64; }
+/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. 2.25 a
+/// channel are possible at 4 bits on average, and each plane pads one vector.
+constexpr Index mixed_slots(Index depth) noexcept { return round_up(depth, block_depth) / 2 * 5 + 64; }
 
-/// Channels in the order of their codes, `count[i]` of width i, then those without codes.
-struct SlotOrder {
-  Index count[width_count] = {};
-  std::uint16_t channels[mixed_depth_limit] = {};
-  Index vectors(int width) const noexcept { return (count[width] + mixed_channels[width] - 1) / mixed_channels[width]; }
+/// Channels of each plane in the order of their slots.
+struct PlaneOrder {
+  Index count[plane_count] = {};
+  std::uint16_t channels[plane_count][mixed_depth_limit] = {};
+  Index vectors(int plane) const noexcept { return (count[plane] + plane_channels[plane] - 1) / plane_channels[plane]; }
 };
 
-/// 16 channels of one of the sets in `widths`, from channel 16 * batch on.
-inline std::uint32_t width_mask(const PanelLayout& layout, const unsigned char* widths, int width,
+/// Which of the 16 channels from 16 * batch on have a plane, as bits. `widths` are the sets of panel.hpp.
+inline std::uint32_t plane_mask(const PanelLayout& layout, const unsigned char* widths, int plane,
                                 Index batch) noexcept {
-  const unsigned char* at = widths + width * layout.width_set_bytes() + 2 * batch;
+  const unsigned char* at = widths + plane * layout.width_set_bytes() + 2 * batch;
   return std::uint32_t(at[0]) | std::uint32_t(at[1]) << 8;
 }
 
 /// O(depth).
-inline SlotOrder read_slot_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
-  SlotOrder order;
-  Index next = 0;
-  const Index batches = layout.depth_stride() / tile_lanes;
-  for (int width = 0; width <= width_count; ++width) {
-    const Index first = next;
-    for (Index batch = 0; batch < batches; ++batch) {
-      std::uint32_t mask = 0;
-      if (width < width_count) {
-        mask = width_mask(layout, widths, width, batch);
-      } else {
-        for (int w = 0; w < width_count; ++w) mask |= width_mask(layout, widths, w, batch);
-        mask = ~mask & 0xffffu;
-      }
-      for (; mask != 0; mask &= mask - 1) {
-        const Index channel = 16 * batch + __builtin_ctz(mask);
-        if (channel < layout.depth) order.channels[next++] = std::uint16_t(channel);
-      }
-    }
-    if (width < width_count) order.count[width] = next - first;
-  }
+inline PlaneOrder read_plane_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
+  PlaneOrder order;
+  for (int plane = 0; plane < plane_count; ++plane)
+    for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch)
+      for (std::uint32_t mask = plane_mask(layout, widths, plane, batch); mask != 0; mask &= mask - 1)
+        order.channels[plane][order.count[plane]++] = std::uint16_t(16 * batch + __builtin_ctz(mask));
   return order;
 }
 
 namespace detail {
 
-/// Mean squared error of a Gaussian channel at 8, 4, 2, 1 and 0 bits, in 2^-16 of its variance (fitted levels).
-constexpr std::uint64_t mixed_distortion[width_count + 1] = {3, 768, 7680, 23808, 65536};
+/// Mean squared error of a Gaussian channel at 0..8 bits, in 2^-16 of its variance (fitted levels).
+constexpr std::uint64_t width_distortion[9] = {65536, 23808, 7680, 2261, 768, 229, 66, 19, 3};
 
-/// Splits `vectors` vectors among the widths so that the error is least: ends[i] is the number of channels that have
-/// width i or more; sums[i] is the sum of the i largest variances. Whole numbers, so that every machine chooses alike.
-/// All splits are tried: what one vector gains depends on those before it.
-inline void split_vectors(Index depth, Index vectors, const std::uint64_t* sums, Index* ends) noexcept {
-  constexpr const std::uint64_t* d = mixed_distortion;
-  // sum over widths of d[i] * (sums[end[i]] - sums[end[i-1]]), regrouped by the ends
-  constexpr std::uint64_t gain[width_count] = {d[1] - d[0], d[2] - d[1], d[3] - d[2], d[4] - d[3]};
-  const auto reach = [depth](Index from, Index channels) { return std::min(depth, from + channels); };
-  std::uint64_t most = 0;
-  std::fill(ends, ends + width_count, 0);
-  for (Index eight = 0; eight <= vectors; ++eight) {
-    const Index end8 = reach(0, 4 * eight);
-    for (Index four = 0; eight + four <= vectors; ++four) {
-      const Index end4 = reach(end8, 8 * four);
+/// Channels in order of their variances, largest first; whole numbers, so that every machine chooses alike.
+struct SortedVariances {
+  Index depth = 0;
+  std::uint64_t variance[mixed_depth_limit];  ///< in 2^-36 of the greatest
+  std::uint8_t channel[mixed_depth_limit];
+
+  SortedVariances(const float* variances, Index count) noexcept : depth(count) {
+    float greatest = 1e-30f;
+    for (Index c = 0; c < depth; ++c) greatest = std::max(greatest, variances[c]);
+    // the low 8 bits make equal ones sort by channel
+    for (Index c = 0; c < depth; ++c)
+      variance[c] = std::uint64_t(double(variances[c]) / double(greatest) * 0x1p36) << 8 | std::uint64_t(255 - c);
+    std::sort(variance, variance + depth, [](std::uint64_t a, std::uint64_t b) { return a > b; });
+    for (Index i = 0; i < depth; ++i) {
+      channel[i] = std::uint8_t(255 - (variance[i] & 255));
+      variance[i] >>= 8;
+    }
+  }
+};
+
+/// Vectors of each plane in a lane tile.
+struct VectorSplit {
+  Index vectors[plane_count] = {};
+};
+
+/// The best split where every channel has one plane or none. All are tried: what one vector gains depends on the
+/// others.
+inline VectorSplit split_by_single_planes(const SortedVariances& sorted, Index vectors) noexcept {
+  // error = sum of d(width) * variance; saved against 0 bits, by where the runs of equal width end
+  constexpr const std::uint64_t* d = width_distortion;
+  constexpr std::uint64_t gain[plane_count] = {d[4] - d[8], d[2] - d[4], d[1] - d[2], d[0] - d[1]};
+  std::uint64_t sums[mixed_depth_limit + 1] = {}, most = 0;
+  for (Index i = 0; i < sorted.depth; ++i) sums[i + 1] = sums[i] + sorted.variance[i];
+  const auto reach = [&](Index from, Index channels) { return std::min(sorted.depth, from + channels); };
+  VectorSplit best;
+  for (Index eight = 0, last8 = 0; eight <= vectors && last8 < sorted.depth; ++eight) {
+    const Index end8 = last8 = reach(0, 4 * eight);
+    for (Index four = 0, last4 = end8; eight + four <= vectors && (four == 0 || last4 < sorted.depth); ++four) {
+      const Index end4 = last4 = reach(end8, 8 * four);
       const std::uint64_t above = gain[0] * sums[end8] + gain[1] * sums[end4];
       for (Index two = 0; eight + four + two <= vectors; ++two) {
         const Index end2 = reach(end4, 16 * two), end1 = reach(end2, 32 * (vectors - eight - four - two));
         const std::uint64_t saved = above + gain[2] * sums[end2] + gain[3] * sums[end1];
         if (saved <= most) continue;
         most = saved;
-        ends[0] = end8, ends[1] = end4, ends[2] = end2, ends[3] = end1;
+        best = {{eight, four, two, vectors - eight - four - two}};
       }
-      if (end4 == depth) break;
     }
-    if (end8 == depth) break;
   }
+  return best;
 }
+
+/// The split nearest to what bits would do that may go anywhere, one after the other to the channel that gains most.
+inline VectorSplit split_by_single_bits(const SortedVariances& sorted, Index vectors) noexcept {
+  Index ends[10] = {sorted.depth};  // ends[w]: channels of w bits or more
+  std::uint64_t gain[9] = {};
+  const auto update = [&](int w) {
+    const bool possible = w <= 8 && ends[w] < ends[w - 1];
+    if (w <= 8) gain[w] = possible ? sorted.variance[ends[w]] * (width_distortion[w - 1] - width_distortion[w]) : 0;
+  };
+  update(1);
+  for (Index bit = 0; bit < 32 * vectors; ++bit) {
+    int best = 1;
+    for (int w = 2; w <= 8; ++w) best = gain[w] > gain[best] ? w : best;
+    if (gain[best] == 0) break;
+    ++ends[best];
+    update(best);
+    update(best + 1);
+  }
+  const Index wanted[plane_count] = {ends[8], ends[4] - ends[8], ends[2] - ends[4] + ends[6] - ends[8],
+                                     ends[1] - ends[2] + ends[3] - ends[4] + ends[5] - ends[6] + ends[7] - ends[8]};
+  VectorSplit split;
+  Index left = vectors, rest[plane_count];
+  for (int p = 0; p < plane_count; ++p) {
+    split.vectors[p] = wanted[p] / plane_channels[p];
+    rest[p] = wanted[p] % plane_channels[p] * plane_bits[p];
+    left -= split.vectors[p];
+  }
+  for (; left > 0; --left) {  // to the planes that fill most of a vector
+    const int p = int(std::max_element(rest, rest + plane_count) - rest);
+    ++split.vectors[p];
+    rest[p] -= 32;
+  }
+  return split;
+}
+
+/// Neighbours in order of variance with the same width.
+struct WidthRun {
+  Index begin, end;
+  int width;
+};
+
+/// Gives one plane to up to `count` channels, each time where it gains most; runs[0..run_count) are split in two by it,
+/// the first part with the plane. Returns the error that is saved.
+inline std::uint64_t give_plane(const SortedVariances& sorted, int bits, Index count, WidthRun* runs,
+                                int& run_count) noexcept {
+  Index taken[16] = {};
+  std::uint64_t saved = 0;
+  for (; count > 0; --count) {
+    std::uint64_t most = 0;
+    int best = 0;
+    for (int i = 0; i < run_count; ++i) {
+      const WidthRun& run = runs[i];
+      if (run.width + bits > 8 || run.begin + taken[i] == run.end) continue;
+      const std::uint64_t gain =
+          sorted.variance[run.begin + taken[i]] * (width_distortion[run.width] - width_distortion[run.width + bits]);
+      if (gain > most) most = gain, best = i;
+    }
+    if (most == 0) break;
+    saved += most;
+    ++taken[best];
+  }
+  WidthRun split[16];
+  int splits = 0;
+  for (int i = 0; i < run_count; ++i) {
+    const Index middle = runs[i].begin + taken[i];
+    if (taken[i] > 0) split[splits++] = {runs[i].begin, middle, runs[i].width + bits};
+    if (middle < runs[i].end) split[splits++] = {middle, runs[i].end, runs[i].width};
+  }
+  std::copy(split, split + splits, runs);
+  run_count = splits;
+  return saved;
+}
+
+/// Widths of all channels for a split, in runs of equal width. At most 8: each plane doubles them, 8 bits stand alone.
+struct WidthPlan {
+  WidthRun runs[16];
+  int run_count = 1;
+  std::uint64_t saved = 0;
+
+  WidthPlan(const SortedVariances& sorted, const VectorSplit& split) noexcept {
+    runs[0] = {0, sorted.depth, 0};
+    for (int p = 0; p < plane_count; ++p)
+      saved += give_plane(sorted, plane_bits[p], split.vectors[p] * plane_channels[p], runs, run_count);
+  }
+};
 
 /// Chooses the width of each channel and writes the sets.
 inline void write_widths(const PanelLayout& layout, const float* variances, unsigned char* widths) noexcept {
-  const Index depth = layout.depth;
-  float greatest = 1e-30f;
-  for (Index c = 0; c < depth; ++c) greatest = std::max(greatest, variances[c]);
-  // 36 bits of variance above 8 bits that make equal ones sort by channel
-  std::uint64_t sorted[mixed_depth_limit], sums[mixed_depth_limit + 1] = {};
-  for (Index c = 0; c < depth; ++c)
-    sorted[c] = std::uint64_t(double(variances[c]) / double(greatest) * 0x1p36) << 8 | std::uint64_t(255 - c);
-  std::sort(sorted, sorted + depth, [](std::uint64_t a, std::uint64_t b) { return a > b; });
-  for (Index i = 0; i < depth; ++i) sums[i + 1] = sums[i] + (sorted[i] >> 8);
-  Index ends[width_count];
-  split_vectors(depth, layout.tile_vectors(), sums, ends);
+  const SortedVariances sorted(variances, layout.depth);
+  const WidthPlan single(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
+  const WidthPlan free(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
+  const WidthPlan& plan = free.saved > single.saved ? free : single;
   std::memset(widths, 0, std::size_t(layout.widths_bytes()));
-  Index at = 0;
-  for (int width = 0; width < width_count; ++width)
-    for (; at < ends[width]; ++at) {
-      const Index channel = 255 - Index(sorted[at] & 255);
-      unsigned char& byte = widths[width * layout.width_set_bytes() + channel / 8];
-      byte = static_cast<unsigned char>(byte | 1u << (channel % 8));
-    }
+  for (int r = 0; r < plan.run_count; ++r)
+    for (Index i = plan.runs[r].begin; i < plan.runs[r].end; ++i)
+      for (int p = 0; p < plane_count; ++p) {
+        if ((plan.runs[r].width & plane_bits[p]) == 0) continue;
+        unsigned char& byte = widths[p * layout.width_set_bytes() + sorted.channel[i] / 8];
+        byte = static_cast<unsigned char>(byte | 1u << (sorted.channel[i] % 8));
+      }
 }
 
 }  // namespace detail

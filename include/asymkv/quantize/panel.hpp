@@ -17,9 +17,11 @@
 //     byte 0: 0 4 8 12 16 20 24 28 | byte 1: 1 5 9 ... | byte 2: 2 6 10 ... | byte 3: 3 7 11 ... 31
 //
 // Widths that are no power of two are two planes: 3 = 2+1, 5 = 4+1, 6 = 4+2; the vectors of the low plane come first.
-// Mixed widths (keys): a lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold 4 channels of
-// 8 bits, then 8 of 4 bits, 16 of 2 bits and 32 of 1 bit, channels ascending in each; `widths` is four sets of
-// channels, those with 8, 4, 2 and 1 bits: bit c%8 of byte c/8 stands for channel c (mixed_widths.hpp).
+// Mixed widths (keys): a channel's code is cut into planes of 8, 4, 2 and 1 bits, those that its width is the sum of,
+// the low bits in the widest. A lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold the
+// 8-bit planes of 4 channels, then the 4-bit planes of 8, the 2-bit planes of 16 and the 1-bit planes of 32, channels
+// ascending in each; `widths` is four sets, of the channels that have each plane: bit c%8 of byte c/8 stands for
+// channel c (mixed_widths.hpp).
 //
 // A vector load thus gives, by one shift and mask, 16 lanes x 4 depths of byte codes: what float conversion and 4-way
 // integer dot products both want. Lanes are padded to 16 and depth to 32; the padding is counted as stored.

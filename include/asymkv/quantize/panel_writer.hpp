@@ -125,13 +125,13 @@ inline std::uint32_t pack_word(const unsigned char* codes) noexcept {
 }
 
 /// Writes the codes of all vectors of a page: slots[token][slot_stride], padding included.
-inline void pack_slots(const PanelLayout& layout, unsigned char* panel, const SlotOrder& order,
+inline void pack_slots(const PanelLayout& layout, unsigned char* panel, const PlaneOrder& order,
                        const unsigned char* slots, Index slot_stride) noexcept {
   for (Index t = 0; t < page_tokens; ++t, slots += slot_stride) {
     unsigned char* to = panel + t / tile_lanes * layout.tile_bytes() + t % tile_lanes * 4;
     const unsigned char* from = slots;
     const auto pack = [&](auto width, int i) {
-      for (Index v = order.vectors(i); v > 0; --v, from += mixed_channels[i], to += 64) {
+      for (Index v = order.vectors(i); v > 0; --v, from += plane_channels[i], to += 64) {
         const std::uint32_t word = pack_word<width()>(from);
         std::memcpy(to, &word, 4);
       }
@@ -143,22 +143,34 @@ inline void pack_slots(const PanelLayout& layout, unsigned char* panel, const Sl
   }
 }
 
-/// Slot of each channel; channels without codes share one behind all others. levels: the greatest code of each.
-inline void locate_slots(const PanelLayout& layout, const SlotOrder& order, std::uint16_t* slots,
-                         float* levels) noexcept {
-  Index slot = 0, i = 0;
-  for (int width = 0; width < width_count; ++width) {
-    for (Index n = 0; n < order.count[width]; ++n, ++i) {
-      slots[order.channels[i]] = std::uint16_t(slot + n);
-      levels[order.channels[i]] = float((1 << mixed_widths[width]) - 1);
+/// Where the planes of each channel's codes go.
+struct PlanePlaces {
+  struct Place {
+    std::uint16_t slot;
+    std::uint8_t column;  ///< channel in its batch of 16
+    std::uint8_t shift, mask;
+  };
+  Index first[mixed_depth_limit / tile_lanes + 1] = {};  ///< first entry of each batch
+  Place places[3 * mixed_depth_limit];
+  float levels[mixed_depth_limit] = {};  ///< greatest code of each channel
+
+  PlanePlaces(const PanelLayout& layout, const PlaneOrder& order) noexcept {
+    std::uint8_t width[mixed_depth_limit] = {};
+    Index section[plane_count], next[plane_count] = {}, slot = 0, entries = 0;
+    for (int p = 0; p < plane_count; slot += order.vectors(p) * plane_channels[p], ++p) section[p] = slot;
+    for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch) {
+      for (int p = 0; p < plane_count; ++p)
+        for (; next[p] < order.count[p] && order.channels[p][next[p]] / tile_lanes == batch; ++next[p]) {
+          const Index channel = order.channels[p][next[p]];
+          places[entries++] = {std::uint16_t(section[p] + next[p]), std::uint8_t(channel % tile_lanes), width[channel],
+                               std::uint8_t((1 << plane_bits[p]) - 1)};
+          width[channel] = std::uint8_t(width[channel] + plane_bits[p]);
+        }
+      first[batch + 1] = entries;
     }
-    slot += order.vectors(width) * mixed_channels[width];
+    for (Index c = 0; c < layout.depth; ++c) levels[c] = float((1 << width[c]) - 1);
   }
-  for (; i < layout.depth; ++i) {
-    slots[order.channels[i]] = std::uint16_t(mixed_slots(layout.depth) - 1);
-    levels[order.channels[i]] = 0.0f;
-  }
-}
+};
 
 }  // namespace detail
 
@@ -166,31 +178,34 @@ inline void locate_slots(const PanelLayout& layout, const SlotOrder& order, std:
 /// stay empty. `source` is the address of element (lane, 0). `scratch` has writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
                               const kernels::PanelSource& source, Index lane, Index lanes, float* scratch) noexcept {
-  float variances[mixed_depth_limit], levels[mixed_depth_limit + tile_lanes] = {};
-  std::uint16_t slots[mixed_depth_limit];
+  float variances[mixed_depth_limit];
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
     kernels.gather(detail::shifted(source, 0, d), lanes, std::min(tile_lanes, layout.depth - d), scratch);
     kernels.variances(scratch, lanes, variances + d);
   }
   detail::write_widths(layout, variances, panel + layout.widths_offset());
-  const SlotOrder order = read_slot_order(layout, panel + layout.widths_offset());
-  detail::locate_slots(layout, order, slots, levels);
+  const PlaneOrder order = read_plane_order(layout, panel + layout.widths_offset());
+  const detail::PlanePlaces places(layout, order);
   const Index slot_stride = mixed_slots(layout.depth);
-  unsigned char* placed = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
-  std::memset(placed, 0, std::size_t(page_tokens * slot_stride));
+  unsigned char* slots = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
+  std::memset(slots, 0, std::size_t(page_tokens * slot_stride));
   alignas(64) unsigned char codes[page_tokens * tile_lanes];
   float scales[tile_lanes], zero_points[tile_lanes];
   kernels::GroupCoding coding = detail::coding_of(layout.format);
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
-    const Index count = std::min(tile_lanes, layout.depth - d);
-    std::memcpy(coding.levels, levels + d, sizeof coding.levels);
+    const Index count = std::min(tile_lanes, layout.depth - d), batch = d / tile_lanes;
+    std::memcpy(coding.levels, places.levels + d, sizeof coding.levels);
     kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
     kernels.quantize(coding, scratch, lanes, scales, zero_points, codes);
     for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
     for (Index t = 0; t < lanes; ++t)
-      for (Index i = 0; i < count; ++i) placed[(lane + t) * slot_stride + slots[d + i]] = codes[t * tile_lanes + i];
+      for (Index i = places.first[batch]; i < places.first[batch + 1]; ++i) {
+        const detail::PlanePlaces::Place place = places.places[i];
+        slots[(lane + t) * slot_stride + place.slot] =
+            static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
+      }
   }
-  detail::pack_slots(layout, panel, order, placed, slot_stride);
+  detail::pack_slots(layout, panel, order, slots, slot_stride);
 }
 
 /// Metadata of a panel as the kernels read it.

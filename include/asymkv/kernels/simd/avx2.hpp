@@ -57,6 +57,14 @@ inline void store_bytes(unsigned char* p, F32x16 a) {
 inline F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
+  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), bits = _mm256_set1_epi32(int(mask));
+  const __m256i high = _mm256_slli_epi32(low, 8);
+  const F32x16 product = mul(a, broadcast(factor));
+  return {_mm256_blendv_ps(a.lo, product.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
+          _mm256_blendv_ps(a.hi, product.hi,
+                           _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
+}
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }

@@ -28,6 +28,9 @@ inline F32x16 load_compact(const unsigned char* p) {
   return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(code, code), mantissa, exponent))};
 }
 inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
+  return {_mm512_mask_mul_ps(a.v, __mmask16(mask), a.v, _mm512_set1_ps(factor))};
+}
 /// Compressed in a register: compressing stores are slow on Zen 4.
 inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(mask), a.v));

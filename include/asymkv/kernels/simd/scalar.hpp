@@ -42,6 +42,10 @@ inline F32x16 load_compact(const unsigned char* p) {
 inline void store(float* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
 }
+/// Lanes whose bit is set in `mask` times `factor`, the others as they are.
+inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
+  return each_lane([&](int i) { return (mask >> i & 1u) != 0 ? a.v[i] * factor : a.v[i]; });
+}
 /// Lanes whose bit is set in `mask`, side by side; all 16 floats at p may be written.
 inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
   for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctz(mask)];

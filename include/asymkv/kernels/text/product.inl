@@ -74,9 +74,9 @@ inline void add_quads(const unsigned char* block, Index tile_bytes, Index quads,
 /// Stands for the number of bits where widths are mixed.
 constexpr int kMixed = 0;
 
-/// Vectors of each width in a lane tile.
+/// Vectors of each plane in a lane tile.
 struct MixedSections {
-  Index vectors[width_count] = {};
+  Index vectors[plane_count] = {};
 };
 
 /// Folded rows times Tiles neighbouring lane tiles of one group.
@@ -112,32 +112,37 @@ inline void multiply_folded(const PanelView& panel, Index tile, const float* fol
   }
 }
 
-/// Folded rows in the order of the codes, zero where a slot has no channel. Rows are compressed by the sets of channels
-/// themselves: a list of channels would be as long to make as the page to read.
-inline MixedSections reorder(const PanelView& panel, const float* folded, Index rows, Index stride, float* to) {
+/// Folded rows in the order of the slots, zero where a slot pads: compressed by the sets of channels themselves, since a
+/// list of channels would be as long to make as the page to read. What a channel's next plane is worth is folded in: after
+/// a plane of w bits, 2^w times as much; `folded` is left so.
+inline MixedSections reorder(const PanelView& panel, float* folded, Index rows, Index stride, float* to) {
   const Index batches = panel.layout.depth_stride() / tile_lanes;
-  const unsigned char* widths = panel.widths();
   MixedSections sections;
   Index slot = 0;
   for (Index r = 0; r < rows; ++r)
     for (Index i = 0; i < mixed_slots(panel.depth); i += 16) store(to + r * stride + i, broadcast(0.0f));
-  for (int width = 0; width < width_count; ++width) {
+  for (int plane = 0; plane < plane_count; ++plane) {
+    const float next_weight = float(1 << plane_bits[plane]);
     Index next = slot;
     for (Index batch = 0; batch < batches; ++batch) {
-      const std::uint32_t mask = width_mask(panel.layout, widths, width, batch);
-      for (Index r = 0; r < rows; ++r)
-        store_compressed(to + r * stride + next, mask, load(folded + r * stride + 16 * batch));
+      const std::uint32_t mask = plane_mask(panel.layout, panel.widths(), plane, batch);
+      for (Index r = 0; r < rows; ++r) {
+        float* from = folded + r * stride + 16 * batch;
+        const F32x16 x = load(from);
+        store_compressed(to + r * stride + next, mask, x);
+        store(from, mul_masked(x, mask, next_weight));
+      }
       next += __builtin_popcount(mask);
     }
-    sections.vectors[width] = (next - slot + mixed_channels[width] - 1) / mixed_channels[width];
-    slot += sections.vectors[width] * mixed_channels[width];
+    sections.vectors[plane] = (next - slot + plane_channels[plane] - 1) / plane_channels[plane];
+    slot += sections.vectors[plane] * plane_channels[plane];
   }
   return sections;
 }
 
 template <int Bits, int RowCount>
 inline void folded_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index stride = Bits == kMixed ? mixed_slots(panel.depth) + block_depth : round_up(panel.depth, block_depth);
+  const Index stride = Bits == kMixed ? mixed_slots(panel.depth) + tile_lanes : round_up(panel.depth, block_depth);
   const Index tiles_in_group = panel.layout.group_size() / tile_lanes;
   const float* folded = scratch;
   const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes;
@@ -161,44 +166,49 @@ inline void folded_product(const PanelView& panel, const Rows& rows, const Resul
   }
 }
 
-/// `count` channels of one width: out[channel] = fma(code, scale, zero point).
+/// Adds one plane of `count` channels to their codes, out[channel], and makes their weights those of the next plane.
 template <int Width>
-inline void dequantize_width(const unsigned char* codes, const std::uint16_t* channels, Index count,
-                             const float* scales, const float* zero_points, float* out, Index out_stride) {
+inline void add_plane(const unsigned char* codes, const std::uint16_t* channels, Index count, float* weights, float* out,
+                      Index out_stride) {
   for (Index slot = 0; slot < count; slot += 4) {
     F32x16 quad[4];
     unpack_quad<Width>(codes + slot / 32 * (Width * 64), int(slot % 32 / 4), quad);
     for (Index i = 0; i < 4 && slot + i < count; ++i) {
-      const Index d = channels[slot + i];
-      store(out + d * out_stride, fma(quad[i], broadcast(scales[d]), broadcast(zero_points[d])));
+      float* to = out + channels[slot + i] * out_stride;
+      float& weight = weights[channels[slot + i]];
+      store(to, fma(quad[i], broadcast(weight), load(to)));
+      weight *= float(1 << Width);
     }
   }
 }
 
-inline void dequantize_mixed(const PanelView& panel, const SlotOrder& order, const unsigned char* codes,
+inline void dequantize_mixed(const PanelView& panel, const PlaneOrder& order, const unsigned char* codes,
                              const float* scales, const float* zero_points, float* out, Index out_stride) {
-  const std::uint16_t* channels = order.channels;
-  const auto width = [&](auto bits, int i) {
-    dequantize_width<bits()>(codes, channels, order.count[i], scales, zero_points, out, out_stride);
+  float weights[mixed_depth_limit];
+  for (Index d = 0; d < panel.depth; ++d) {
+    weights[d] = 1.0f;
+    store(out + d * out_stride, broadcast(0.0f));
+  }
+  const auto plane = [&](auto bits, int i) {
+    add_plane<bits()>(codes, order.channels[i], order.count[i], weights, out, out_stride);
     codes += 64 * order.vectors(i);
-    channels += order.count[i];
   };
-  width(std::integral_constant<int, 8>(), 0);
-  width(std::integral_constant<int, 4>(), 1);
-  width(std::integral_constant<int, 2>(), 2);
-  width(std::integral_constant<int, 1>(), 3);
-  for (; channels < order.channels + panel.depth; ++channels)
-    store(out + *channels * out_stride, broadcast(zero_points[*channels]));
+  plane(std::integral_constant<int, 8>(), 0);
+  plane(std::integral_constant<int, 4>(), 1);
+  plane(std::integral_constant<int, 2>(), 2);
+  plane(std::integral_constant<int, 1>(), 3);
+  for (Index d = 0; d < panel.depth; ++d)
+    store(out + d * out_stride, fma(load(out + d * out_stride), broadcast(scales[d]), broadcast(zero_points[d])));
 }
 
-inline SlotOrder slot_order(const PanelView& panel) {
-  return panel.layout.format.mixed() ? read_slot_order(panel.layout, panel.widths()) : SlotOrder();
+inline PlaneOrder plane_order(const PanelView& panel) {
+  return panel.layout.format.mixed() ? read_plane_order(panel.layout, panel.widths()) : PlaneOrder();
 }
 
 /// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is that of
 /// mixed widths.
 template <int Bits>
-inline void dequantize_tile(const PanelView& panel, const SlotOrder& order, Index tile, float* out, Index out_stride) {
+inline void dequantize_tile(const PanelView& panel, const PlaneOrder& order, Index tile, float* out, Index out_stride) {
   const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
   const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
   const float* scales = panel.scales + metadata;
@@ -264,7 +274,7 @@ inline void tile_product(const Rows& rows, Index depth, const float* tile, Index
 template <int Bits>
 inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* tile) {
   const Index lanes = round_up(panel.lanes, tile_lanes);
-  const SlotOrder order = slot_order(panel);
+  const PlaneOrder order = plane_order(panel);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
     for (Index t = 0; t < width; t += tile_lanes)
@@ -316,6 +326,6 @@ inline void packed_product(const PanelView& panel, const Rows& rows, const Resul
 }
 
 inline void dequantize(const PanelView& panel, Index tile, float* out) {
-  const SlotOrder order = slot_order(panel);
+  const PlaneOrder order = plane_order(panel);
   with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, order, tile, out, tile_lanes); });
 }
