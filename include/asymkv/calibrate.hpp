@@ -1,6 +1,6 @@
-// calibrate.hpp: lets the machine choose the bits: from a recorded text, the formats of each layer's keys and values that
-// do the least damage within a budget of bytes. Included beside asymkv.hpp by who calibrates, which is done once, offline:
-// an engine that serves needs the policy's name alone.
+// calibrate.hpp: lets the machine choose the bits: from a recorded text, the formats of each layer's keys and values
+// that do the least damage within a budget of bytes. Included beside asymkv.hpp by who calibrates, which is done once,
+// offline: an engine that serves needs the policy's name alone.
 #pragma once
 
 #include <atomic>
@@ -14,8 +14,8 @@ ASYMKV_NAMESPACE_BEGIN
 struct Candidates {
   std::vector<Format> keys, values;
 
-  /// Mixed widths of 0.5 to 3.5 bits in halves, and rotated symmetric values of 1 to 4 bits. For key_dim above 256, where
-  /// there are no mixed widths, fitted keys of 1 to 4 bits.
+  /// Mixed widths of 0.5 to 3.5 bits in halves, and rotated symmetric values of 1 to 4 bits. For key_dim above 256,
+  /// where there are no mixed widths, fitted keys of 1 to 4 bits.
   static Candidates standard(const CacheShape& shape) {
     Candidates candidates;
     for (int halves = 1; halves <= 7 && shape.key_dim <= mixed_depth_limit; ++halves)
@@ -29,16 +29,16 @@ struct Candidates {
 };
 
 /// What policies do to the model's output, e.g. the mean divergence of its next-token distributions from those of a
-/// float cache: one number a policy, at least 0, of which doubling means twice the damage. All policies come in one call,
-/// so that the engine may run them side by side.
+/// float cache: one number a policy, at least 0, of which doubling means twice the damage. All policies come in one
+/// call, so that the engine may run them side by side.
 using ModelDamage = std::function<Result<std::vector<double>>(const std::vector<AsymKVPolicy>&)>;
 
 struct CalibrationOptions {
   double budget_bits = 1.3;  ///< all-in bits an element that the policy may take, 0..64
   MeasureOptions measure;    ///< its sink_length is the policy's, too
   Candidates candidates;     ///< empty: Candidates::standard()
-  /// Where it is set, it is asked about 2 * layers policies (probes) that have one side of one layer in its probe format,
-  /// all else in 8 bits, and every curve is scaled so that it goes through the answer. Else a layer counts by its
+  /// Where it is set, it is asked about 2 * layers policies (probes) that have one side of one layer in its probe
+  /// format, all else in f32, and every curve is scaled so that it goes through the answer. Else a layer counts by its
   /// relative attention error, as if all layers mattered alike.
   ModelDamage model_damage;
   /// The candidates that probes use, as indices; by default the cheapest: the largest effect is the clearest.
@@ -124,8 +124,9 @@ inline Status measure_curves(const std::vector<Recorder>& recordings, const Cali
   return first_error(statuses);
 }
 
-/// A policy for each curve: its side of its layer in the probe's format, all else in 8 bits, which do a thousandth of a
-/// probe's damage and take a quarter of f32's memory, of which there are dozens of caches at once.
+/// A policy for each curve: its side of its layer in the probe's format, all else in f32. Damages of such probes add up
+/// to that of the whole within a third (examples/llm/README.md); small changes of a policy that is coarse already would
+/// be differences of large numbers.
 inline Result<std::vector<AsymKVPolicy>> make_probes(const std::vector<Curve>& curves,
                                                      const CalibrationOptions& options) {
   std::vector<AsymKVPolicy> probes;
@@ -135,7 +136,7 @@ inline Result<std::vector<AsymKVPolicy>> make_probes(const std::vector<Curve>& c
     if (probe >= curve.points.size())
       return Status::error(ErrorCode::invalid_argument, "options: %s is %zu, but there are %zu candidates",
                            keys ? "key_probe" : "value_probe", probe, curve.points.size());
-    std::vector<LayerFormat> layers(curves.size() / 2, LayerFormat{Format{8}, Format{8}});
+    std::vector<LayerFormat> layers(curves.size() / 2, LayerFormat{Format{32}, Format{32}});
     LayerFormat& layer = layers[std::size_t(curve.layer)];
     (keys ? layer.keys : layer.values) = curve.points[probe].format;
     Result<AsymKVPolicy> policy = AsymKVPolicy::table(std::move(layers));
@@ -165,11 +166,11 @@ inline Status scale_curves(std::vector<Curve>& curves, const CalibrationOptions&
 
 }  // namespace detail
 
-/// Measures every candidate on every side of every layer of the recordings, and chooses those that together do the least
-/// damage in the budget, which is never exceeded by a byte. Deterministic, however `run` orders its jobs, as far as
-/// model_damage is. Time: attention over all recordings, (key + value candidates + 2) times, and the probes.
-/// Errors: invalid_argument, out_of_range (a budget below the cheapest candidates), what caches return for recorded
-/// numbers, what model_damage returns.
+/// Measures every candidate on every side of every layer of the recordings, and chooses those that together do the
+/// least damage in the budget, which is never exceeded by a byte. Deterministic, however `run` orders its jobs, as far
+/// as model_damage is. Time: attention over all recordings, (key + value candidates + 2) times, and the probes. Errors:
+/// invalid_argument, out_of_range (a budget below the cheapest candidates), what caches return for recorded numbers,
+/// what model_damage returns.
 inline Result<Calibration> calibrate(const std::vector<Recorder>& recordings, const CalibrationOptions& options) {
   if (Status status = detail::check_options(recordings, options); !status.ok()) return status;
   const CacheShape& shape = recordings[0].shape();

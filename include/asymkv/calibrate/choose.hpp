@@ -1,5 +1,6 @@
-// choose.hpp: one format for each side of each layer, so that the summed damage is least and the bytes stay in a budget:
-// a knapsack in which every curve gives exactly one point. Used by calibrate(), and by callers with curves of their own.
+// choose.hpp: one format for each side of each layer, so that the summed damage is least and the bytes stay in a
+// budget: a knapsack in which every curve gives exactly one point. Used by calibrate(), and by callers with curves of
+// their own.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +49,8 @@ struct Knapsack {
 };
 
 /// The unit is the greatest that divides all weights. Where that leaves more than `most_units`, which takes budgets of
-/// hundreds of layers, units are coarser and weights rounded up: the budget holds, the last 0.1% of it may stay unspent.
+/// hundreds of layers, units are coarser and weights rounded up: the budget holds, some of it (1% at 600 layers) may
+/// stay unspent.
 inline Knapsack make_knapsack(const std::vector<Curve>& curves, const CacheShape& shape, Index budget) {
   Knapsack sack;
   Index unit = 0, most = 0;
@@ -70,8 +72,8 @@ inline Knapsack make_knapsack(const std::vector<Curve>& curves, const CacheShape
   return sack;
 }
 
-/// The point of each curve. best[w] is the least damage of the curves so far with w units at most; taken[i][w] the point
-/// of curve i that gives it. O(curves * points * units) time, O(curves * units) bytes.
+/// The point of each curve. best[w] is the least damage of the curves so far with w units at most; taken[i][w] the
+/// point of curve i that gives it. O(curves * points * units) time, O(curves * units) bytes.
 inline std::vector<std::size_t> solve(const std::vector<Curve>& curves, const Knapsack& sack) {
   const std::size_t units = std::size_t(sack.capacity) + 1;
   std::vector<double> best(units, 0.0), next(units);

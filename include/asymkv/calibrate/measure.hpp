@@ -63,9 +63,9 @@ inline LayerFormat with_side(const Format& format, Side side) noexcept {
 }  // namespace detail
 
 /// Measures the points of a curve: the damage of a format is the relative squared error of the attention output, sum
-/// |o - o'|^2 / sum |o|^2 over recordings, judged queries, heads and channels, where o' has this side of the layer in that
-/// format, the other in f32, and o has both in f32. Thread-safe. Errors: invalid_argument (options, formats), non_finite
-/// and overflow (of the recorded numbers), out_of_memory; unsupported (an instruction set, mixed widths).
+/// |o - o'|^2 / sum |o|^2 over recordings, judged queries, heads and channels, where o' has this side of the layer in
+/// that format, the other in f32, and o has both in f32. Thread-safe. Errors: invalid_argument (options, formats),
+/// non_finite and overflow (of the recorded numbers), out_of_memory; unsupported (an instruction set, mixed widths).
 inline Status measure_curve(const std::vector<Recorder>& recordings, const MeasureOptions& options, Curve& curve) {
   double reference = 0;
   for (CurvePoint& point : curve.points) point.damage = 0;

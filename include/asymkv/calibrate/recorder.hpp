@@ -9,8 +9,8 @@
 ASYMKV_NAMESPACE_BEGIN
 
 /// Queries, keys and values of one sequence, copied as float: 4 * layers * (heads * key_dim + kv_heads * (key_dim +
-/// value_dim)) bytes a token; some thousand tokens are enough. Fill it where the attention loop calls append and attend.
-/// Layers may be recorded by different threads at once.
+/// value_dim)) bytes a token; some thousand tokens are enough. Fill it where the attention loop calls append and
+/// attend. Layers may be recorded by different threads at once.
 class Recorder {
  public:
   /// heads: query heads, a multiple of kv_heads. Errors: invalid_argument.
@@ -27,9 +27,9 @@ class Recorder {
   }
 
   /// Adds the next tokens of a layer: queries [tokens, heads, key_dim] and keys [tokens, kv_heads, key_dim] after RoPE,
-  /// values [tokens, kv_heads, value_dim], any type and strides; any number of tokens, 0 included. `params` are those of
-  /// the layer's attention (causal), the last ones count. Errors: out_of_range (layer), invalid_argument; then nothing is
-  /// recorded. Numbers are not checked here.
+  /// values [tokens, kv_heads, value_dim], any type and strides; any number of tokens, 0 included. `params` are those
+  /// of the layer's attention (causal), the last ones count. Errors: out_of_range (layer), invalid_argument; then
+  /// nothing is recorded. Numbers are not checked here.
   Status record(Index layer, const ConstTensor& queries, const ConstTensor& keys, const ConstTensor& values,
                 const AttentionParams& params = {}) {
     if (layer < 0 || layer >= shape_.layers)
@@ -78,12 +78,10 @@ class Recorder {
 
   static Status check(const ConstTensor& x, const char* name, Index tokens, Index heads, Index dim) noexcept {
     if (x.tokens < 0 || x.tokens != tokens || x.heads != heads || x.dim != dim)
-      return Status::error(ErrorCode::invalid_argument,
-                           "%s: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]", name,
-                           detail::number(x.tokens), detail::number(x.heads), detail::number(x.dim),
+      return Status::error(ErrorCode::invalid_argument, "%s: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]",
+                           name, detail::number(x.tokens), detail::number(x.heads), detail::number(x.dim),
                            detail::number(tokens < 0 ? 0 : tokens), detail::number(heads), detail::number(dim));
-    if (x.data == nullptr && x.tokens > 0)
-      return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
+    if (x.data == nullptr && x.tokens > 0) return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
     return {};
   }
 

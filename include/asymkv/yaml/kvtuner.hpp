@@ -52,8 +52,7 @@ inline Status read_kvtuner_layer(const YAML::Node& node, const std::string& entr
     format = Format{int(bits)};
     seen[values] = true;
   }
-  if (!seen[0] || !seen[1])
-    return yaml_error(node.Mark(), entry, seen[0] ? "lacks nbits_value" : "lacks nbits_key");
+  if (!seen[0] || !seen[1]) return yaml_error(node.Mark(), entry, seen[0] ? "lacks nbits_value" : "lacks nbits_key");
   return {};
 }
 
