@@ -1,5 +1,5 @@
 # What the project needs: the system's package where there is one, else a pinned release whose SHA-256 is checked.
-# Users of the library need Eigen alone, and yaml-cpp for KVTuner's files; the rest is for tests, benchmarks and examples.
+# Users of the library need Eigen alone (and yaml-cpp for KVTuner's files); the rest is for tests, benchmarks, examples.
 include(FetchContent)
 
 # Eigen is fetched as sources only: its own project would add its tests and options to ours. The target is IMPORTED as

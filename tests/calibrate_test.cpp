@@ -1,6 +1,5 @@
-// Calibration: recorder, curves, the knapsack, budgets, and KVTuner's files.
+// Calibration: recorder, curves, budgets.
 #include <asymkv/calibrate.hpp>
-#include <asymkv/yaml/kvtuner.hpp>
 #include <thread>
 
 #include "support/support.hpp"
@@ -127,103 +126,6 @@ TEST(Calibrate, CurvesAreTheErrorsOfTheReference) {
   }
 }
 
-/// Random curves of three or four formats a side.
-std::vector<Curve> random_curves(std::mt19937& generator, Index layers) {
-  const Format keys[] = {Format::mixed_keys(1), Format{1}, Format{2}, Format::mixed_keys(7), Format{16}};
-  const Format values[] = {Format{4}, Format::rotated_values(1), Format::rotated_values(3), Format{8}};
-  std::vector<Curve> curves;
-  for (Index i = 0; i < 2 * layers; ++i) {
-    curves.push_back({i / 2, i % 2 == 0 ? Side::keys : Side::values, {}});
-    for (std::size_t p = 0; p < 3 + generator() % 2; ++p)
-      curves.back().points.push_back(
-          {i % 2 == 0 ? keys[(p + i) % 5] : values[(p + i) % 4], double(generator() % 20) / 4});
-  }
-  return curves;
-}
-
-struct Sums {
-  double damage = 0;
-  Index bytes = 0;
-};
-Sums sums(const std::vector<Curve>& curves, const std::vector<std::size_t>& points, const CacheShape& shape) {
-  Sums total;
-  for (std::size_t i = 0; i < curves.size(); ++i) {
-    total.damage += curves[i].points[points[i]].damage;
-    total.bytes += page_bytes(curves[i].points[points[i]].format, curves[i].side, shape);
-  }
-  return total;
-}
-
-/// The least damage of all combinations; infinite if none fits.
-double brute_force(const std::vector<Curve>& curves, const CacheShape& shape, Index budget) {
-  std::vector<std::size_t> points(curves.size(), 0);
-  double least = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < curves.size();) {
-    const Sums total = sums(curves, points, shape);
-    if (total.bytes <= budget) least = std::min(least, total.damage);
-    for (i = 0; i < curves.size() && ++points[i] == curves[i].points.size(); ++i) points[i] = 0;
-  }
-  return least;
-}
-
-TEST(Calibrate, KnapsackIsAsGoodAsBruteForce) {
-  std::mt19937 generator(1);
-  int fitting = 0;
-  for (int round = 0; round < 150; ++round) {
-    const CacheShape shape{1 + round % 4, 3, 64 + 16 * (round % 3), 64};
-    const std::vector<Curve> curves = random_curves(generator, shape.layers);
-    const Index budget = budget_bytes(double(generator() % 9000) / 1000, shape) + Index(generator() % 64);
-    const double least = brute_force(curves, shape, budget);
-    const auto points = choose_points(curves, shape, budget);
-    ASSERT_EQ(points.ok(), least < 1e9) << round;
-    if (!points.ok()) {
-      EXPECT_EQ(points.status().code(), ErrorCode::out_of_range);
-      continue;
-    }
-    ++fitting;
-    EXPECT_EQ(sums(curves, *points, shape).damage, least) << round;  // quarters add up exactly
-    EXPECT_LE(sums(curves, *points, shape).bytes, budget) << round;
-  }
-  EXPECT_GT(fitting, 50);
-}
-
-TEST(Calibrate, CoarseUnitsOfManyLayersStayInTheBudget) {
-  std::mt19937 generator(2);
-  const CacheShape shape{600, 1, 1024, 1024};
-  std::vector<Curve> curves = random_curves(generator, shape.layers);
-  for (Curve& curve : curves)
-    for (CurvePoint& point : curve.points) point.damage = 1e9 / double(page_bytes(point.format, curve.side, shape));
-  const Index budget = budget_bytes(4.321, shape);
-  const auto points = choose_points(curves, shape, budget);
-  ASSERT_TRUE(points.ok()) << points.status().message();
-  EXPECT_LE(sums(curves, *points, shape).bytes, budget);
-  EXPECT_GT(sums(curves, *points, shape).bytes, budget - budget / 50);
-}
-
-TEST(Calibrate, CurvesAreChecked) {
-  std::mt19937 generator(3);
-  const std::vector<Curve> good = random_curves(generator, 2);
-  const auto refused = [](const std::vector<Curve>& curves) {
-    return choose_points(curves, kShape, 1 << 30).status().code() != ErrorCode::ok;
-  };
-  EXPECT_FALSE(refused(good));
-  EXPECT_TRUE(refused({}));
-  for (const double damage : {-1.0, std::nan(""), HUGE_VAL}) {
-    auto curves = good;
-    curves[3].points[0].damage = damage;
-    EXPECT_TRUE(refused(curves)) << damage;
-  }
-  auto swapped = good;
-  std::swap(swapped[0], swapped[2]);
-  EXPECT_TRUE(refused(swapped));
-  auto rotated = good;
-  rotated[0].points[0].format = Format::rotated_values(1);  // of keys
-  EXPECT_TRUE(refused(rotated));
-  auto empty = good;
-  empty[1].points.clear();
-  EXPECT_TRUE(refused(empty));
-}
-
 CalibrationOptions options_of(double bits) {
   CalibrationOptions options;
   options.budget_bits = bits;
@@ -313,74 +215,6 @@ TEST(Calibrate, OptionsAreChecked) {
   options.candidates.keys = {Format{2, 48}};
   EXPECT_EQ(code(options), ErrorCode::invalid_argument);
   EXPECT_EQ(calibrate({}, {}).status().code(), ErrorCode::invalid_argument);
-}
-
-TEST(Kvtuner, ReadsItsFiles) {
-  const std::string text =
-      "0:\n  nbits_key: 8\n  nbits_value: 4\n1:\n  nbits_key: 2\n  nbits_value: 2\n2:\n  nbits_value: 1\n"
-      "  nbits_key: 4\n";
-  const auto policy = read_kvtuner(text, 3);
-  ASSERT_TRUE(policy.ok()) << policy.status().message();
-  EXPECT_EQ(policy->name(), "0:k8v4+1:k2v2+2:k4v1");
-  EXPECT_EQ(*read_kvtuner(write_kvtuner(*policy), 3), *policy);
-  EXPECT_EQ(write_kvtuner(*AsymKVPolicy::parse("k8v4", 1)), "0:\n  nbits_key: 8\n  nbits_value: 4\n");
-}
-
-TEST(Kvtuner, WritesWhatItCannotSayBeside) {
-  for (const char* name : {"balanced-1.7", "smallest-0.9", "KIVI-2", "KIVI-2@4", "float", "AsymKV-2/1", "k16v3g64fcsr",
-                           "0:km1.5v1g128fcsr+1-2:k2g64fcv32@1"}) {
-    const AsymKVPolicy policy = *AsymKVPolicy::parse(name, 3);
-    const auto back = read_kvtuner(write_kvtuner(policy), 3);
-    ASSERT_TRUE(back.ok()) << name << ": " << back.status().message();
-    EXPECT_EQ(*back, policy) << name;
-  }
-  const std::string text = write_kvtuner(*AsymKVPolicy::parse("km1.5v1g128fcsr@1", 1));
-  EXPECT_EQ(text, "asymkv: \"km1.5v1g128fcsr@1\"\n0:\n  nbits_key: 2\n  nbits_value: 1\n");
-}
-
-TEST(Kvtuner, RefusesBadFilesWithLineAndEntry) {
-  const std::string one = "{nbits_key: 2, nbits_value: 2}";
-  const struct {
-    std::string text;
-    const char* message;
-  } files[] = {
-      {"", "0 documents"},
-      {"- 1\n", "line 1"},
-      {"just words", "no map"},
-      {"0: " + one + "\n", "layer 1 is missing"},
-      {"0: " + one + "\n1: 7\n", "line 2: layer 1 is no map"},
-      {"0: " + one + "\n1: {nbits_key: 2}\n", "layer 1 lacks nbits_value"},
-      {"0: " + one + "\n1: {nbits_value: 2}\n", "layer 1 lacks nbits_key"},
-      {"0: " + one + "\n1: {nbits_key: 7, nbits_value: 2}\n", "nbits_key other than"},
-      {"0: " + one + "\n1: {nbits_key: 2, nbits_value: -1}\n", "nbits_value other than"},
-      {"0: " + one + "\n1: {nbits_key: 2, nbits_value: 2.0}\n", "nbits_value other than"},
-      {"0: " + one + "\n1: {nbits_key: 99999999999999999999, nbits_value: 2}\n", "nbits_key other than"},
-      {"0: " + one + "\n1: {nbits_key: [2], nbits_value: 2}\n", "nbits_key other than"},
-      {"0: " + one + "\n1: {nbits_key: 2, nbits_key: 4, nbits_value: 2}\n", "nbits_key twice"},
-      {"0: " + one + "\n1: {nbits_key: 2, nbits_value: 2, axis: 0}\n", "'axis'"},
-      {"0: " + one + "\n0: " + one + "\n1: " + one + "\n", "line 2: layer 0 stands there twice"},
-      {"0: " + one + "\n1: " + one + "\n2: " + one + "\n", "line 3: layer 2 is beyond"},
-      {"0: " + one + "\n1: " + one + "\n4000000000: " + one + "\n", "is no layer"},
-      {"0: " + one + "\n1: " + one + "\n-1: " + one + "\n", "is no layer"},
-      {"0: " + one + "\n1: " + one + "\n[1]: " + one + "\n", "is no layer"},
-      {"0: " + one + "\n1: " + one + "\n---\n0: " + one + "\n", "2 documents"},
-      {"0: {nbits_key: 2\n1: }{", "is no YAML"},
-      {"\t: %", "is no YAML"},
-      {"0: *nothing\n", "is no YAML"},
-      {"asymkv: [KIVI-2]\n0: " + one + "\n1: " + one + "\n", "line 1: 'asymkv' is not one"},
-      {"asymkv: KIVI-2\nasymkv: KIVI-2\n0: " + one + "\n1: " + one + "\n", "is not one policy name"},
-      {"asymkv: KIVI-9\n0: " + one + "\n1: " + one + "\n", "bits other than"},
-      {"asymkv: KIVI-4\n0: " + one + "\n1: " + one + "\n", "other bits than nbits of layer 0"},
-      {std::string(200000, '['), "is no YAML"},
-  };
-  for (const auto& file : files) {
-    const auto policy = read_kvtuner(file.text, 2);
-    ASSERT_FALSE(policy.ok()) << file.text.substr(0, 200);
-    EXPECT_EQ(policy.status().code(), ErrorCode::invalid_argument);
-    EXPECT_NE(std::string(policy.status().message()).find(file.message), std::string::npos)
-        << file.text.substr(0, 200) << "\n" << policy.status().message();
-  }
-  for (const Index layers : {0, -1, 65537}) EXPECT_FALSE(read_kvtuner("0: " + one, layers).ok());
 }
 
 }  // namespace

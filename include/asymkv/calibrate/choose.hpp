@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "asymkv/cache/sequence_cache.hpp"
 #include "asymkv/policy.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
