@@ -125,8 +125,8 @@ inline Status measure_curves(const std::vector<Recorder>& recordings, const Cali
 }
 
 /// A policy for each curve: its side of its layer in the probe's format, all else in f32. Damages of such probes add up
-/// to that of the whole to within 1.5 times (examples/llm/README.md); small changes of a policy that is coarse already would
-/// be differences of large numbers.
+/// to that of the whole within 1.5 times (examples/llm/README.md); small changes of a policy that is coarse already
+/// would be differences of large numbers.
 inline Result<std::vector<AsymKVPolicy>> make_probes(const std::vector<Curve>& curves,
                                                      const CalibrationOptions& options) {
   std::vector<AsymKVPolicy> probes;
