@@ -1,5 +1,5 @@
 # What the project needs: the system's package where there is one, else a pinned release whose SHA-256 is checked.
-# Users of the library need Eigen alone; the rest is for tests, benchmarks and examples.
+# Users of the library need Eigen alone (and yaml-cpp for KVTuner's files); the rest is for tests, benchmarks, examples.
 include(FetchContent)
 
 # Eigen is fetched as sources only: its own project would add its tests and options to ours. The target is IMPORTED as
@@ -34,6 +34,9 @@ set(ASYMKV_benchmark
 set(ASYMKV_CLI11
     CLI11::CLI11 https://github.com/CLIUtils/CLI11/archive/refs/tags/v2.4.1.tar.gz
     73b7ec52261ce8fe980a29df6b4ceb66243bb0b779451dbd3d014cfec9fdbb58)
+set(ASYMKV_yaml-cpp
+    yaml-cpp https://github.com/jbeder/yaml-cpp/archive/refs/tags/0.8.0.tar.gz
+    fbe74bbdcee21d656715688706da3c8becfd946d92cd44705cc6098bb23b3a16)
 set(ASYMKV_nlohmann_json
     nlohmann_json::nlohmann_json https://github.com/nlohmann/json/releases/download/v3.11.3/json.tar.xz
     d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d)

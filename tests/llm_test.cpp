@@ -6,6 +6,7 @@
 
 #include "asymmetry.hpp"
 #include "byte_level_tokenizer.hpp"
+#include "calibration.hpp"
 #include "decoder.hpp"
 #include "eval_report.hpp"
 #include "gguf.hpp"
@@ -510,6 +511,46 @@ TEST(LlmAsymmetry, KeyErrorsGoThroughScoresAndValueErrorsDoNot) {
   EXPECT_TRUE(json.at("mean").contains("output_by_equalized"));
   options.context = 64;
   EXPECT_THROW(llm::measure_asymmetry(model, random_tokens(320), options, nullptr), std::runtime_error);
+}
+
+TEST(LlmCalibrate, ProbesAreWhatEvalMeasures) {
+  const llm::GgufFile file(save(tiny_model(), "calibrate.gguf"));
+  const llm::Model model(file);
+  const asymkv::CacheShape shape = model.shape.cache_shape();
+  const std::vector<Token> text = random_tokens(1200);
+  llm::CalibrateOptions options;
+  options.budget_bits = 4.5;  // heads of 16 are padded to 32
+  options.first_window = 1;
+  options.context = 400;
+  const asymkv::Calibration result = llm::calibrate(model, text, options, nullptr);
+  EXPECT_LE(result.policy.all_in_bits(shape), options.budget_bits);
+  EXPECT_EQ(result.policy.bytes(shape, 128), result.bytes);
+  EXPECT_EQ(result.policy, llm::calibrate(model, text, options, nullptr).policy);
+
+  // the short way through upper layers and late chunks gives what the whole model does
+  llm::EvalOptions eval;
+  eval.first_window = 1;
+  eval.windows = 2;
+  eval.context = 400;
+  eval.policies = {"0:km0.5v32+1:k32v32@1", "0:k32v1g128fcsr+1:k32v32@1", "0:k32v32+1:km0.5v32@1",
+                   "0:k32v32+1:k32v1g128fcsr@1"};
+  const auto probes = llm::evaluate(model, text, eval, nullptr);
+  for (std::size_t i = 0; i < 4; ++i)
+    EXPECT_NEAR(result.curves[i].points[0].damage, probes[i].kld_mean, 1e-3 * probes[i].kld_mean + 1e-7) << i;
+
+  const std::string table = llm::to_table(result, shape);
+  EXPECT_NE(table.find(result.policy.name()), std::string::npos);
+  const std::string path = save(llm::to_yaml(result.policy), "policy.yaml");
+  EXPECT_EQ(llm::parse_policy(path, shape), result.policy);
+  eval.policies = {path, result.policy.name()};
+  const auto same = llm::evaluate(model, text, eval, nullptr);
+  EXPECT_EQ(same[0].kld_mean, same[1].kld_mean);
+  EXPECT_THROW(llm::parse_policy("/nowhere/policy.yaml", shape), std::runtime_error);
+  EXPECT_THROW(llm::parse_policy(save("0: x", "bad.yaml"), shape), std::runtime_error);
+  options.budget_bits = 0.5;
+  EXPECT_THROW(llm::calibrate(model, text, options, nullptr), std::runtime_error);
+  options.first_window = 2;
+  EXPECT_THROW(llm::calibrate(model, text, options, nullptr), std::runtime_error);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// asymmetry.cpp: a float cache that also records queries goes through the model; then every head is measured.
+// asymmetry.cpp: a float cache that also records goes through the model; then every head is measured.
 #include "asymmetry.hpp"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "jobs.hpp"
-#include "policy_cache.hpp"
+#include "recording_cache.hpp"
 #include "table.hpp"
 
 namespace llm {
@@ -117,59 +117,6 @@ void measure_head(const Matrix& queries, const Quantized& keys, const Quantized&
   sums.output_by_equalized.add(weights * values.equalized(keys.error.root()), output);
 }
 
-/// The last queries of a layer, [tokens, heads * key_dim], and how they look at the past; the scale is never 0.
-struct Queries {
-  Matrix rows;
-  asymkv::AttentionParams params;
-};
-
-/// A cache that keeps the queries of each layer's last attention.
-class Recorder final : public asymkv::KVCache {
- public:
-  explicit Recorder(std::unique_ptr<asymkv::KVCache> cache)
-      : cache_(std::move(cache)), queries_(std::size_t(cache_->shape().layers)) {}
-
-  const Queries& queries(Index layer) const { return queries_[std::size_t(layer)]; }
-
-  asymkv::Status attend(asymkv::Index layer, const asymkv::ConstTensor& queries, const asymkv::Tensor& output,
-                        const asymkv::AttentionParams& params) noexcept override {
-    const asymkv::Status status = cache_->attend(layer, queries, output, params);
-    if (!status.ok()) return status;
-    Queries& kept = queries_[std::size_t(layer)];
-    kept.rows.resize(queries.tokens, queries.heads * queries.dim);
-    for (Index i = 0; i < kept.rows.rows(); ++i)
-      for (Index j = 0; j < kept.rows.cols(); ++j)
-        kept.rows(i, j) =
-            asymkv::load_scalar(queries.row(i, j / queries.dim), queries.type, j % queries.dim * queries.dim_stride);
-    kept.params = params;
-    if (params.scale == 0.0f) kept.params.scale = 1.0f / std::sqrt(float(queries.dim));
-    return status;
-  }
-
-  const asymkv::CacheShape& shape() const noexcept override { return cache_->shape(); }
-  asymkv::Status append(asymkv::Index layer, const asymkv::ConstTensor& keys,
-                        const asymkv::ConstTensor& values) noexcept override {
-    return cache_->append(layer, keys, values);
-  }
-  asymkv::Status keys(asymkv::Index layer, asymkv::Index head, asymkv::Index first,
-                      const asymkv::Tensor& out) const noexcept override {
-    return cache_->keys(layer, head, first, out);
-  }
-  asymkv::Status values(asymkv::Index layer, asymkv::Index head, asymkv::Index first,
-                        const asymkv::Tensor& out) const noexcept override {
-    return cache_->values(layer, head, first, out);
-  }
-  asymkv::Status seal() noexcept override { return cache_->seal(); }
-  asymkv::Index length(asymkv::Index layer) const noexcept override { return cache_->length(layer); }
-  asymkv::Status trim(asymkv::Index tokens) noexcept override { return cache_->trim(tokens); }
-  void clear() noexcept override { cache_->clear(); }
-  asymkv::CacheBytes bytes() const noexcept override { return cache_->bytes(); }
-
- private:
-  std::unique_ptr<asymkv::KVCache> cache_;
-  std::vector<Queries> queries_;
-};
-
 Quantized read_keys(const asymkv::KVCache& cache, Index layer, Index head) {
   Matrix exact(cache.length(layer), cache.shape().key_dim);
   require(cache.keys(layer, head, 0, asymkv::tensor(exact)));
@@ -183,17 +130,21 @@ Quantized read_values(const asymkv::KVCache& cache, Index layer, Index head) {
 }
 
 /// One layer of a window; queries before `skip` are left out.
-Sums measure_layer(const Recorder& cache, Index layer, Index skip) {
-  const Queries& queries = cache.queries(layer);
-  const Index dim = cache.shape().key_dim, heads = queries.rows.cols() / dim, group = heads / cache.shape().kv_heads;
+Sums measure_layer(const RecordingCache& cache, Index layer, Index skip) {
+  const asymkv::Recorder& recorder = cache.recorder();
+  const Index dim = cache.shape().key_dim, heads = recorder.heads(), group = heads / cache.shape().kv_heads;
+  const Index judged = recorder.length(layer) - skip;
+  const Eigen::Map<const Matrix> queries(static_cast<const float*>(recorder.queries(layer, skip, judged).data), judged,
+                                         heads * dim);
+  asymkv::AttentionParams params = recorder.params(layer);
+  if (params.scale == 0.0f) params.scale = 1.0f / std::sqrt(float(dim));
   Sums sums;
   for (Index kv_head = 0; kv_head < cache.shape().kv_heads; ++kv_head) {
     const Quantized keys = read_keys(cache, layer, kv_head), values = read_values(cache, layer, kv_head);
     sums.keys.add(keys.error);
     sums.values.add(values.error);
     for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head)
-      measure_head(queries.rows.block(skip, head * dim, queries.rows.rows() - skip, dim), keys, values, queries.params,
-                   sums);
+      measure_head(queries.middleCols(head * dim, dim), keys, values, params, sums);
   }
   return sums;
 }
@@ -258,7 +209,7 @@ std::vector<AsymmetryResult> measure_asymmetry(const Model& model, const std::ve
   std::vector<Sums> totals(std::size_t(shape.layers));
   std::mutex totals_mutex;
   run_jobs(model, options.windows, [&](Decoder& decoder, Index window) {
-    Recorder cache(make_cache("float", shape, options.context));
+    RecordingCache cache(shape, model.shape.heads, options.context);
     decoder.feed(text.data() + window * options.context, options.context, cache, options.context);  // at once
     for (Index layer = 0; layer < shape.layers; ++layer) {
       const Sums sums = measure_layer(cache, layer, options.skip);

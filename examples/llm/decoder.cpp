@@ -43,10 +43,22 @@ void require(const asymkv::Status& status) {
 }
 
 Matrix& Decoder::feed(const Token* tokens, Index count, asymkv::KVCache& cache, Index first_logit) {
-  prepare_rotations(Index(cache.length()), count);
   residual_.resize(count, model_.shape.width);
   for (Index i = 0; i < count; ++i) residual_.row(i) = model_.embedding.row(tokens[i]) * model_.shape.embedding_scale;
-  for (Index i = 0; i < model_.shape.layers; ++i) {
+  return run(0, Index(cache.length()), cache, first_logit);
+}
+
+Matrix& Decoder::resume(Index layer, const Matrix& residual, Index position, asymkv::KVCache& cache,
+                        Index first_logit) {
+  residual_ = residual;
+  return run(layer, position, cache, first_logit);
+}
+
+Matrix& Decoder::run(Index first_layer, Index position, asymkv::KVCache& cache, Index first_logit) {
+  const Index count = residual_.rows();
+  prepare_rotations(position, count);
+  for (Index i = first_layer; i < model_.shape.layers; ++i) {
+    if (kept_residuals_ != nullptr) (*kept_residuals_)[std::size_t(i)] = residual_;
     attention(i, cache);
     feed_forward(model_.layers[std::size_t(i)]);
   }

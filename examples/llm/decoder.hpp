@@ -1,5 +1,5 @@
 // decoder.hpp: the forward pass of a decoder-only transformer, whose attention is written against asymkv::KVCache
-// alone, so that any cache can stand behind it. Used by generate and eval.
+// alone, so that any cache can stand behind it. Used by generate and all measurements.
 #pragma once
 
 #include <asymkv/cache/kv_cache.hpp>
@@ -19,12 +19,20 @@ class Decoder {
   /// first_logit..count-1, one a row. The result lives until the next call, which may also take it by swap.
   Matrix& feed(const Token* tokens, Index count, asymkv::KVCache& cache, Index first_logit);
 
+  /// The same for a chunk at `position` whose way through the layers below `layer` is known: `residual` [tokens, width]
+  /// is what that layer took. The cache need not have those layers' tokens.
+  Matrix& resume(Index layer, const Matrix& residual, Index position, asymkv::KVCache& cache, Index first_logit);
+
+  /// From now on every layer's residual is copied to its element of `residuals`, one a layer; null ends it.
+  void keep_residuals(std::vector<Matrix>* residuals) { kept_residuals_ = residuals; }
+
  private:
   /// Of the chunk's positions: [token, pair].
   struct Rotation {
     Matrix cosine, sine;
   };
 
+  Matrix& run(Index first_layer, Index position, asymkv::KVCache& cache, Index first_logit);
   void attention(Index layer, asymkv::KVCache& cache);
   void feed_forward(const Model::Layer& layer);
   void activate();
@@ -39,6 +47,7 @@ class Decoder {
   Workers& workers_;
   Matrix residual_, normalized_, query_key_value_, mixed_, gate_up_, hidden_, update_, logits_;
   std::vector<Rotation> rotations_;  // one for each base
+  std::vector<Matrix>* kept_residuals_ = nullptr;
 };
 
 /// Throws std::runtime_error with the status's message unless it is ok.

@@ -109,21 +109,6 @@ EvalResult summarize(const std::string& policy, const asymkv::CacheShape& shape,
   return result;
 }
 
-void check(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
-  if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
-  for (const std::string& policy : options.policies)  // what is wrong with one shows here, not after minutes
-    make_cache(policy, model.shape.cache_shape(), options.context, options.residual);
-  if (options.first_window < 0 || options.windows < 1 || options.skip < 0 || options.context < options.skip + 2)
-    throw std::runtime_error("first window and skip must be at least 0, windows 1, and context skip + 2");
-  if (options.chunk < 1) throw std::runtime_error("a chunk has at least 1 token");
-  if (options.context > model.shape.context)
-    throw std::runtime_error("the model's context is " + std::to_string(model.shape.context) + " tokens");
-  const Index windows = Index(text.size()) / options.context;
-  if (windows < options.first_window + options.windows)
-    throw std::runtime_error("the text has " + std::to_string(text.size()) + " tokens, enough for " +
-                             std::to_string(windows) + " windows of " + std::to_string(options.context));
-}
-
 std::vector<Token> tokens_of(Index window, const std::vector<Token>& text, const EvalOptions& options) {
   const auto first = text.begin() + (options.first_window + window) * options.context;
   return std::vector<Token>(first, first + options.context);
@@ -142,9 +127,24 @@ std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& 
   return windows;
 }
 
+void check_windows(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
+  if (options.first_window < 0 || options.windows < 1 || options.skip < 0 || options.context < options.skip + 2)
+    throw std::runtime_error("first window and skip must be at least 0, windows 1, and context skip + 2");
+  if (options.chunk < 1) throw std::runtime_error("a chunk has at least 1 token");
+  if (options.context > model.shape.context)
+    throw std::runtime_error("the model's context is " + std::to_string(model.shape.context) + " tokens");
+  const Index windows = Index(text.size()) / options.context;
+  if (windows < options.first_window + options.windows)
+    throw std::runtime_error("the text has " + std::to_string(text.size()) + " tokens, enough for " +
+                             std::to_string(windows) + " windows of " + std::to_string(options.context));
+}
+
 std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  std::FILE* progress, const std::string& name) {
-  check(model, text, options);
+  if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
+  for (const std::string& policy : options.policies)  // what is wrong with one shows here, not after minutes
+    make_cache(policy, model.shape.cache_shape(), options.context, options.residual);
+  check_windows(model, text, options);
   const asymkv::CacheShape shape = model.shape.cache_shape();
   const Index chunks = (options.context + options.chunk - 1) / options.chunk;
   Progress line(progress, name, "chunks", options.windows * chunks);

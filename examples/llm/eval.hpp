@@ -40,6 +40,10 @@ struct EvalResult {
 /// it has context - 1 tokens of the text.
 std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& text, Index context);
 
+/// Throws std::runtime_error for windows, context, skip and chunk that make no sense or that the text has not enough
+/// tokens for.
+void check_windows(const Model& model, const std::vector<Token>& text, const EvalOptions& options);
+
 /// One result per policy, in their order. Windows run in parallel on all cores; a line of progress, which starts with
 /// `name`, is written to `progress` unless that is null. Throws std::runtime_error for bad options, unknown policies
 /// and texts that are too short.

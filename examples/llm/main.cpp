@@ -11,10 +11,12 @@
 #include <stdexcept>
 
 #include "asymmetry.hpp"
+#include "calibration.hpp"
 #include "eval_report.hpp"
 #include "generate.hpp"
 #include "model_file.hpp"
 #include "passkey.hpp"
+#include "policy_cache.hpp"
 #include "policy_list.hpp"
 
 namespace {
@@ -81,10 +83,11 @@ struct Policies {
   void check(const std::vector<std::string>& models) const {
     for (const std::string& path : models) {
       const llm::Architecture shape{llm::GgufFile(path)};
-      for (const std::string& policy : of(shape)) {
-        if (const auto parsed = asymkv::AsymKVPolicy::parse(policy, shape.layers); !parsed.ok())
-          throw std::runtime_error(path + ": " + parsed.status().message());
-      }
+      for (const std::string& policy : of(shape)) try {
+          llm::parse_policy(policy, shape.cache_shape());
+        } catch (const std::exception& error) {
+          throw std::runtime_error(path + ": " + error.what());
+        }
     }
   }
 };
@@ -209,6 +212,33 @@ void add_asymmetry(CLI::App& app) {
   });
 }
 
+void add_calibrate(CLI::App& app) {
+  struct State {
+    std::string model, text, out;
+    llm::CalibrateOptions options;
+  };
+  const auto state = std::make_shared<State>();
+  llm::CalibrateOptions& options = state->options;
+  CLI::App& command = *app.add_subcommand("calibrate", "Choose the bits of every layer within a budget");
+  command.add_option("--model", state->model, model_help)->required();
+  command.add_option("--text", state->text, "File with the text")->required();
+  command.add_option("--budget-bits", options.budget_bits, "All-in bits an element")->capture_default_str();
+  command.add_option("--out", state->out, "Write the policy to this file, in KVTuner's YAML, which --policies reads");
+  command.add_option("--first-window", options.first_window, "Windows left out at the start")->capture_default_str();
+  command.add_option("--windows", options.windows, "Consecutive windows of the text")->capture_default_str();
+  command.add_option("--context", options.context, "Tokens of a window")->capture_default_str();
+  command.add_option("--skip", options.skip, "Positions of a window that are not judged")->capture_default_str();
+  command.add_option("--chunk", options.chunk, "Tokens fed at once")->capture_default_str();
+  command.callback([state] {
+    const llm::ModelFile file(state->model);
+    const std::vector<llm::Token> text =
+        llm::window_tokens(*file.tokenizer, read_text(state->text), state->options.context);
+    const asymkv::Calibration result = llm::calibrate(file.model, text, state->options, terminal());
+    std::cout << llm::to_table(result, file.model.shape.cache_shape());
+    if (!state->out.empty()) write_text(state->out, llm::to_yaml(result.policy));
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -218,6 +248,7 @@ int main(int argc, char** argv) {
   add_eval(app);
   add_passkey(app);
   add_asymmetry(app);
+  add_calibrate(app);
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const std::exception& error) {

@@ -2,6 +2,9 @@
 #include "policy_cache.hpp"
 
 #include <asymkv/asymkv.hpp>
+#include <asymkv/yaml/kvtuner.hpp>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -14,10 +17,20 @@ T take(asymkv::Result<T> result) {
   return std::move(*result);
 }
 
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
 }  // namespace
 
 asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape) {
-  return take(asymkv::AsymKVPolicy::parse(name, shape.layers));
+  if (!ends_with(name, ".yaml")) return take(asymkv::AsymKVPolicy::parse(name, shape.layers));
+  std::ifstream file(name, std::ios::binary);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file) throw std::runtime_error(name + ": cannot be read");
+  const auto policy = asymkv::read_kvtuner(text, shape.layers);
+  if (!policy.ok()) throw std::runtime_error(name + ": " + policy.status().message());
+  return *policy;
 }
 
 std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,

@@ -10,7 +10,8 @@ namespace llm {
 /// Tokens that prompts and texts are fed in at once: as many as the residual window holds.
 constexpr asymkv::Index chunk_tokens = 128;
 
-/// The policy of that name; throws std::runtime_error with what is wrong about the name.
+/// The policy of that name, or in the file of that name if it ends in .yaml; throws std::runtime_error with what is
+/// wrong about it.
 asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape);
 
 /// DenseKVCache<float> for the policy `float`, else AsymKVCache, whose residual window is the paper's 128 tokens unless
