@@ -140,10 +140,10 @@ TEST(Calibrate, NeverExceedsItsBudgetByAByte) {
     const auto result = calibrate(recorded, options_of(bits));
     ASSERT_TRUE(result.ok()) << result.status().message();
     EXPECT_LE(result->policy.all_in_bits(kShape), bits);
-    // what the sealed pages of a real cache take: with 256 tokens behind the sink two pages of keys, one of values
+    // what the sealed pages of a real cache take: 256 tokens, the sink among them, are two pages of keys, one of values
     AsymKVCache cache = *AsymKVCache::create(kShape, result->policy);
     for (Index layer = 0; layer < kShape.layers; ++layer)
-      ASSERT_TRUE(cache.append(layer, recorded[0].keys(layer, 0, 257), recorded[0].values(layer, 0, 257)).ok());
+      ASSERT_TRUE(cache.append(layer, recorded[0].keys(layer, 0, 256), recorded[0].values(layer, 0, 256)).ok());
     ASSERT_TRUE(cache.seal().ok());
     EXPECT_EQ(cache.bytes().keys / 2 + cache.bytes().values, result->bytes) << bits;
     EXPECT_LE(result->bytes, result->budget);
