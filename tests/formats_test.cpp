@@ -241,7 +241,7 @@ void expect_mixed_panel(const PanelLayout& layout, const unsigned char* panel, c
 TEST(Formats, MixedWidthsGoWhereTheVarianceIs) {
   Tokens tokens(300);
   for (Index c = 0; c < tokens.keys.cols(); ++c) tokens.keys.col(c) *= std::exp2(float(c * 37 % 17) / 4.0f - 2.0f);
-  for (const char* policy : {"km0.5v32", "km1.5v32@6", "km4v32"})
+  for (const char* policy : {"km0.5v32", "km1.5v32@6", "km4v32", "km6v32"})
     for (Isa isa : support::machine_isas()) {
       ForcedIsa forced(isa);
       AsymKVCache cache = make_cache(policy);
@@ -403,7 +403,7 @@ TEST(Formats, LargestMagnitudesGiveFiniteResultsAndLargerOnesAreRefused) {
 }
 
 TEST(Formats, WhatDoesNotFitIsNamed) {
-  for (const char* name : {"k2v2@", "k2v2@129", "k2v2@01", "km2.2v1", "kmv1", "km0v1", "km4.5v1", "k2v1m2", "k2srv2",
+  for (const char* name : {"k2v2@", "k2v2@129", "k2v2@01", "km2.2v1", "kmv1", "km0v1", "km6.5v1", "k2v1m2", "k2srv2",
                            "k2r", "k2rv2", "k2fcrv2", "k2v2s", "km2g64v1", "k2cfv2", "smalles"}) {
     const auto policy = AsymKVPolicy::parse(name, 4);
     ASSERT_FALSE(policy.ok()) << name;

@@ -14,11 +14,11 @@ ASYMKV_NAMESPACE_BEGIN
 struct Candidates {
   std::vector<Format> keys, values;
 
-  /// Mixed widths of 0.5 to 4 bits in halves, and rotated symmetric values of 1 to 4 bits. For key_dim above 256,
+  /// Mixed widths of 0.5 to 5 bits in halves, and rotated symmetric values of 1 to 4 bits. For key_dim above 256,
   /// where there are no mixed widths, fitted keys of 1 to 4 bits.
   static Candidates standard(const CacheShape& shape) {
     Candidates candidates;
-    for (int halves = 1; halves <= 8 && shape.key_dim <= mixed_depth_limit; ++halves)
+    for (int halves = 1; halves <= 10 && shape.key_dim <= mixed_depth_limit; ++halves)
       candidates.keys.push_back(Format::mixed_keys(halves));
     for (int bits = 1; bits <= 4; ++bits) {
       if (shape.key_dim > mixed_depth_limit) candidates.keys.push_back({bits, 128, Fit::fitted, Metadata::compact});

@@ -33,7 +33,7 @@ enum class Rotation : std::uint8_t { none, hadamard };
 /// bits: 1..6 or 8 packed; 16 or 32 keep the side in f16 or f32, where the other fields mean nothing.
 /// group_size: elements that share a scale, 32, 64 or 128, along tokens for keys and along channels for values.
 /// mixed_halves: 0, or, for keys with the fitted compact format and groups of 128: channels of a page get 0 to 8
-/// bits each by their variance in it, mixed_halves / 2 bits on average; 1..8. bits is 8 then, the most of them.
+/// bits each by their variance in it, mixed_halves / 2 bits on average; 1..12. bits is 8 then, the most of them.
 struct Format {
   int bits = 2;
   int group_size = 32;
@@ -81,9 +81,9 @@ inline Status check(const Format& format, Side side) noexcept {
     return Status::error(ErrorCode::unsupported, "format: keys are not rotated, values alone");
   if (!format.mixed()) return {};
   if (side == Side::values) return Status::error(ErrorCode::unsupported, "format: mixed widths are for keys alone");
-  if (format.mixed_halves < 1 || format.mixed_halves > 8 || format != Format::mixed_keys(format.mixed_halves))
+  if (format.mixed_halves < 1 || format.mixed_halves > 12 || format != Format::mixed_keys(format.mixed_halves))
     return Status::error(ErrorCode::invalid_argument,
-                         "format: mixed_halves is %d; use 1..8, and what mixed_keys() sets beside it",
+                         "format: mixed_halves is %d; use 1..12, and what mixed_keys() sets beside it",
                          format.mixed_halves);
   return {};
 }

@@ -16,8 +16,8 @@ constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
 /// Channels that a vector of each plane holds.
 constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
-/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. 2.25 a
-/// channel are possible at 4 bits on average, and each plane pads one vector.
+/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. A channel may
+/// have three (4, 2 and 1 bits), and each plane pads one vector.
 constexpr Index mixed_slots(Index depth) noexcept { return round_up(depth, block_depth) / 2 * 5 + 64; }
 
 /// Channels of each plane in the order of their slots.

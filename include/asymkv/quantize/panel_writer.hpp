@@ -198,12 +198,13 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
     kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
     kernels.quantize(coding, scratch, lanes, scales, zero_points, codes);
     for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
-    for (Index t = 0; t < lanes; ++t)
-      for (Index i = places.first[batch]; i < places.first[batch + 1]; ++i) {
-        const detail::PlanePlaces::Place place = places.places[i];
-        slots[(lane + t) * slot_stride + place.slot] =
-            static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
-      }
+    for (Index i = places.first[batch]; i < places.first[batch + 1]; ++i) {
+      const detail::PlanePlaces::Place place = places.places[i];
+      const unsigned char* from = codes + place.column;
+      unsigned char* to = slots + lane * slot_stride + place.slot;
+      for (Index t = 0; t < lanes; ++t, from += tile_lanes, to += slot_stride)
+        *to = static_cast<unsigned char>(*from >> place.shift & place.mask);
+    }
   }
   detail::pack_slots(layout, panel, order, slots, slot_stride);
 }

@@ -79,24 +79,31 @@ struct Moments {
 };
 
 /// Levels inside the range: of a few candidates, the one with the least sum of |error|^3 (quality.md of the method: a
-/// norm between squares, which let rare large keys go, and the maximum, which min-max serves). Candidates shrink the
-/// range about its middle; one-bit lanes have one more, mean +- deviation, which skewed groups want. Lanes of 0 levels
-/// keep their mean alone.
+/// norm between squares, which let rare large keys go, and the maximum, which min-max serves). Candidates are the range
+/// and shrinkings of it about its middle, by steps that suit the number of levels; one-bit lanes have one more, mean +-
+/// deviation, which skewed groups want. Lanes of 0 levels keep their mean alone.
 struct FittedFit {
   F32x16 scale, zero_point, inverse;
 
   static FittedFit fit(const GroupCoding& coding, const float* x, Index count) {
-    const F32x16 levels = load(coding.levels), zero = broadcast(0.0f), half = broadcast(0.5f);
+    const F32x16 levels = load(coding.levels), zero = broadcast(0.0f), half = broadcast(0.5f), two = broadcast(2.0f);
     const Moments m = Moments::of(x, count, ZeroPoint::affine);
     const F32x16 middle = mul(half, add(m.least, m.greatest));
-    const F32x16 range = sub(m.greatest, m.least);
     const F32x16 divisor = max(levels, broadcast(1.0f));
-    Best best;
-    for (float share : {1.0f, 0.9f, 0.8f, 0.7f, 0.6f, 0.5f, 0.4f, 0.3f})
-      best.offer(coding, x, count, div(mul(range, broadcast(share)), divisor), middle, levels);
-    const F32x16 two = broadcast(2.0f);
-    const F32x16 one_bit = select_less(levels, two, mul(two, m.deviation), div(range, divisor));
-    best.offer(coding, x, count, one_bit, select_less(levels, two, m.mean, middle), levels);
+    const F32x16 whole = div(sub(m.greatest, m.least), divisor), step = mul(whole, shrink_step(levels));
+    Candidate best(coding, whole, middle, levels);
+    Candidate other(coding, fma(step, broadcast(-1.0f), whole), middle, levels);
+    measure(x, count, levels, best, other);
+    best.take_better(other);
+    for (float steps : {2.0f, 4.0f}) {
+      Candidate first(coding, fma(step, broadcast(-steps), whole), middle, levels);
+      const F32x16 last = fma(step, broadcast(-steps - 1.0f), whole);
+      Candidate second(coding, steps == 4.0f ? select_less(levels, two, mul(two, m.deviation), last) : last,
+                       steps == 4.0f ? select_less(levels, two, m.mean, middle) : middle, levels);
+      measure(x, count, levels, first, second);
+      best.take_better(first);
+      best.take_better(second);
+    }
     const F32x16 s = select_less(zero, levels, best.distance, zero);
     return {s, select_less(zero, levels, best.lowest, round_half(m.mean)), inverse_or_zero(s)};
   }
@@ -106,25 +113,48 @@ struct FittedFit {
   }
 
  private:
-  struct Best {
-    F32x16 distance = broadcast(0.0f), lowest = broadcast(0.0f);
-    F32x16 error = broadcast(std::numeric_limits<float>::infinity());
+  /// Shares of the range that a step takes off: optima of Gaussian groups lie near 0.3, 0.6, 0.8 and 0.95 of the range
+  /// at 1 to 4 bits, and the steps reach a bit beyond.
+  static F32x16 shrink_step(F32x16 levels) {
+    F32x16 step = broadcast(0.02f);
+    step = select_less(levels, broadcast(16.0f), broadcast(0.04f), step);
+    step = select_less(levels, broadcast(8.0f), broadcast(0.07f), step);
+    step = select_less(levels, broadcast(4.0f), broadcast(0.11f), step);
+    return select_less(levels, broadcast(2.0f), broadcast(0.175f), step);
+  }
 
-    void offer(const GroupCoding& coding, const float* x, Index count, F32x16 wanted, F32x16 middle, F32x16 levels) {
-      const F32x16 s = round_scale(wanted, coding.metadata);
-      const F32x16 z = round_half(fma(s, mul(levels, broadcast(-0.5f)), middle));
-      const F32x16 reciprocal = inverse_or_zero(s);
-      F32x16 sum = broadcast(0.0f);
-      for (Index i = 0; i < count; ++i) {
-        const F32x16 value = load(x + 16 * i);
-        const F32x16 e = absolute(sub(value, fma(nearest_codes(value, z, reciprocal, levels), s, z)));
-        sum = fma(mul(e, e), e, sum);
-      }
-      distance = select_less(sum, error, s, distance);
-      lowest = select_less(sum, error, z, lowest);
-      error = min(sum, error);
+  struct Candidate {
+    F32x16 distance, lowest, error;
+
+    Candidate(const GroupCoding& coding, F32x16 wanted, F32x16 middle, F32x16 levels)
+        : distance(round_scale(wanted, coding.metadata)),
+          lowest(round_half(fma(distance, mul(levels, broadcast(-0.5f)), middle))),
+          error(broadcast(0.0f)) {}
+
+    void take_better(const Candidate& other) {
+      distance = select_less(other.error, error, other.distance, distance);
+      lowest = select_less(other.error, error, other.lowest, lowest);
+      error = min(other.error, error);
     }
   };
+
+  /// Errors of two candidates in one pass: the loads are shared, and neither waits for the other's sum. They are summed
+  /// in units of the distance.
+  static void measure(const float* x, Index count, F32x16 levels, Candidate& a, Candidate& b) {
+    const F32x16 zero = broadcast(0.0f), inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
+    const F32x16 shift_a = mul(sub(zero, a.lowest), inverse_a), shift_b = mul(sub(zero, b.lowest), inverse_b);
+    const auto error = [&](F32x16 value, F32x16 inverse, F32x16 shift, F32x16 sum) {
+      const F32x16 t = fma(value, inverse, shift);
+      const F32x16 e = absolute(sub(t, min(max(round_even(t), zero), levels)));
+      return fma(mul(e, e), e, sum);
+    };
+    for (Index i = 0; i < count; ++i) {
+      const F32x16 value = load(x + 16 * i);
+      a.error = error(value, inverse_a, shift_a, a.error);
+      b.error = error(value, inverse_b, shift_b, b.error);
+    }
+    for (Candidate* c : {&a, &b}) c->error = mul(c->error, mul(c->distance, mul(c->distance, c->distance)));
+  }
 };
 
 /// Levels evenly around 0, their distance a multiple of the mean magnitude. The multiples are above those of least
