@@ -101,4 +101,4 @@ else
 fi
 show $bin/llm generate --model "$model" "$@" --policy AsymKV-$layers/0 --tokens 80
 show $bin/llm eval --model "$model" --text examples/texts/alice.txt --windows 2 --context 1024 --skip 256 \
-  --policies "float,KIVI-2,AsymKV-$layers/0,AsymKV-0/$layers,smallest-0.9,balanced-1.7"
+  --policies "float,KIVI-2,AsymKV-$layers/0,AsymKV-0/$layers,smallest-1.2,balanced-1.7"

@@ -305,6 +305,55 @@ TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {
     }
 }
 
+/// Attention of the last tokens of a cache of any shape, against the reference over what is read back.
+void expect_reference(KVCache& cache, Index rows, const std::string& what) {
+  const Index dim = cache.shape().key_dim;
+  const RowMatrix queries = support::random_matrix(rows, dim, 33) * 0.2f;
+  RowMatrix output(rows, dim), expected(rows, dim);
+  ASSERT_TRUE(cache.attend(0, tensor(queries, 1), tensor(output, 1)).ok());
+  ASSERT_TRUE(reference_attention(cache, 0, tensor(queries, 1), tensor(expected, 1)).ok());
+  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), 1e-4f) << what << ", " << rows << " rows";
+}
+
+TEST(Formats, MixedWidthsServeEveryHeadSize) {
+  for (Index dim : {1, 17, 33, 128, 255, 256})
+    for (const char* policy : {"km6v1g128fcsr@1", "km1v4g64fcsr@100", "km0.5v32"})
+      for (Isa isa : support::machine_isas()) {
+        ForcedIsa forced(isa);
+        AsymKVCache cache = *AsymKVCache::create({1, 1, dim, dim}, *AsymKVPolicy::parse(policy, 1));
+        const RowMatrix keys = support::random_matrix(300, dim, 31), values = support::random_matrix(300, dim, 32);
+        ASSERT_TRUE(cache.append(0, tensor(keys, 1), tensor(values, 1)).ok());
+        ASSERT_TRUE(cache.seal().ok());
+        for (Index rows : {1, 2, 4, 5})
+          expect_reference(cache, rows, policy + std::string(" ") + std::to_string(dim) + isa_name(isa));
+      }
+}
+
+TEST(Formats, SinksAndShortRunsAreTrimmedAnywhere) {
+  const RowMatrix keys = support::random_matrix(300, 40, 41), values = support::random_matrix(300, 40, 42);
+  for (const char* policy : {"k2v2@70", "k2v2@100", "k1v1@1", "k2g64fcv1g64fcsr@128"})
+    for (Index trimmed : {20, 70, 71, 96, 104, 128, 130}) {
+      CacheOptions options;
+      options.residual_length = policy[2] == 'g' ? 64 : 32;
+      AsymKVCache cache = *AsymKVCache::create({1, 1, 40, 40}, *AsymKVPolicy::parse(policy, 1), options);
+      const auto append = [&](Index first, Index count) {
+        const RowMatrix k = keys.middleRows(first, count), v = values.middleRows(first, count);
+        ASSERT_TRUE(cache.append(0, tensor(k, 1), tensor(v, 1)).ok());
+      };
+      for (Index first = 0; first < 300; first += 50) append(first, 50);
+      RowMatrix before(trimmed, 40), after(trimmed, 40);
+      ASSERT_TRUE(cache.keys(0, 0, 0, tensor(before)).ok());
+      ASSERT_TRUE(cache.trim(trimmed).ok());
+      append(trimmed, 300 - trimmed);
+      ASSERT_TRUE(cache.seal().ok());
+      ASSERT_TRUE(cache.keys(0, 0, 0, tensor(after)).ok());
+      EXPECT_EQ(before, after) << policy << " " << trimmed;
+      EXPECT_LT(300 - cache.side(0, Side::keys).sealed(), options.residual_length);
+      EXPECT_EQ(cache.side(0, Side::values).sealed(), 300 - options.residual_length);
+      expect_reference(cache, 3, policy + std::string(" trimmed to ") + std::to_string(trimmed));
+    }
+}
+
 TEST(Formats, RotationChangesNothingAtEightBits) {
   const Tokens tokens(400);
   AsymKVCache rotated = make_cache("k32v8g64fcr"), exact = make_cache("float");

@@ -19,7 +19,7 @@ TEST(Kvtuner, ReadsItsFiles) {
 }
 
 TEST(Kvtuner, WritesWhatItCannotSayBeside) {
-  for (const char* name : {"balanced-1.7", "smallest-0.9", "KIVI-2", "KIVI-2@4", "float", "AsymKV-2/1", "k16v3g64fcsr",
+  for (const char* name : {"balanced-1.7", "smallest-1.2", "KIVI-2", "KIVI-2@4", "float", "AsymKV-2/1", "k16v3g64fcsr",
                            "0:km1.5v1g128fcsr+1-2:k2g64fcv32@1"}) {
     const AsymKVPolicy policy = *AsymKVPolicy::parse(name, 3);
     const auto back = read_kvtuner(write_kvtuner(policy), 3);

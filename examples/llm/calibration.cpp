@@ -81,7 +81,7 @@ double window_divergence(const FloatRun& run, Index window, const asymkv::AsymKV
   const Index bottom = first_quantized(policy);
   double sum = 0;
   for (const Chunk& chunk : run.chunks[std::size_t(window)]) {
-    if (chunk.first < residual_length + policy.sink_length()) {  // nothing is sealed yet
+    if (chunk.first < residual_length) {  // nothing is sealed yet, with any number of sinks
       for (Index layer = bottom; layer < recording.shape().layers; ++layer)
         require(cache->append(layer, recording.keys(layer, chunk.first, chunk.count),
                               recording.values(layer, chunk.first, chunk.count)));

@@ -256,8 +256,8 @@ inline std::string formats_text(const AsymKVPolicy& policy) {
 
 inline const Preset* presets() noexcept {
   static constexpr Preset list[preset_count] = {
-      {"smallest-0.9", "km0.5v1g128fcsr@1"}, {"small-1.2", "km1v1g128fcsr@1"},    {"balanced-1.7", "km2v1g128fcsr@1"},
-      {"fine-2.4", "km2.5v2g128fcsr@1"},     {"finest-3.4", "km3.5v3g128fcsr@1"},
+      {"smallest-1.2", "km1v1g128fcsr@1"}, {"small-1.4", "km1.5v1g128fcsr@1"},  {"balanced-1.7", "km2v1g128fcsr@1"},
+      {"fine-2.4", "km2.5v2g128fcsr@1"},   {"finest-3.4", "km3.5v3g128fcsr@1"},
   };
   return list;
 }

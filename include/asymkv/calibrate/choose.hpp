@@ -65,7 +65,7 @@ inline Knapsack make_knapsack(const std::vector<Curve>& curves, const CacheShape
     sack.weights.push_back(std::move(weights));
   }
   const Index most_units = std::clamp((Index(1) << 28) / Index(curves.size()), Index(1024), Index(65536));
-  const Index slack = std::max(Index(0), std::min(budget - sack.least, most));
+  const Index slack = budget > sack.least ? std::min(budget - sack.least, most) : 0;
   unit = std::max({unit, (slack + most_units - 1) / most_units, Index(1)});
   for (std::vector<Index>& weights : sack.weights)
     for (Index& weight : weights) weight = (weight + unit - 1) / unit;

@@ -64,7 +64,8 @@ struct DenseView {
   Index count;
 };
 
-/// Floats of scratch that a product needs: folded rows, twice where they are reordered, or a float tile of 32 lanes.
+/// Floats of scratch that suffice for a product: folded rows and the same in the order of slots, or a float tile of 32
+/// lanes.
 constexpr Index product_scratch(Index depth) noexcept { return 32 * (mixed_slots(depth) + block_depth); }
 
 struct Table {

@@ -1,5 +1,5 @@
-// hadamard.hpp: the rotation of Rotation::hadamard. Used by the cache for values that it seals and by the attention for
-// outputs.
+// hadamard.hpp: the rotation of Rotation::hadamard. Used by the attention for outputs and by the cache for tokens that
+// are read back; kernels/text/gather.inl rotates what is sealed.
 #pragma once
 
 #include <cmath>

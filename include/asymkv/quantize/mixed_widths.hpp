@@ -16,9 +16,9 @@ constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
 /// Channels that a vector of each plane holds.
 constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
-/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. A channel may
-/// have three (4, 2 and 1 bits), and each plane pads one vector.
-constexpr Index mixed_slots(Index depth) noexcept { return round_up(depth, block_depth) / 2 * 5 + 64; }
+/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. A channel
+/// may have three (4, 2 and 1 bits), and each plane pads one vector.
+constexpr Index mixed_slots(Index depth) noexcept { return 3 * round_up(depth, block_depth) + 64; }
 
 /// Channels of each plane in the order of their slots.
 struct PlaneOrder {
@@ -173,7 +173,7 @@ inline std::uint64_t give_plane(const SortedVariances& sorted, int bits, Index c
   return saved;
 }
 
-/// Widths of all channels for a split, in runs of equal width. At most 8: each plane doubles them, 8 bits stand alone.
+/// Widths of all channels for a split, in runs of equal width. At most 9, one for each width.
 struct WidthPlan {
   WidthRun runs[16];
   int run_count = 1;

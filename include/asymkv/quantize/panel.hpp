@@ -63,9 +63,6 @@ struct PanelLayout {
 
   constexpr Index group_size() const noexcept { return format.group_size; }
   constexpr Index groups() const noexcept { return (lanes + group_size() - 1) / group_size(); }
-  constexpr Index group_lanes(Index group) const noexcept {
-    return lanes - group * group_size() < group_size() ? lanes - group * group_size() : group_size();
-  }
   constexpr Index depth_blocks() const noexcept { return (depth + block_depth - 1) / block_depth; }
   constexpr Index depth_stride() const noexcept { return round_up(depth, tile_lanes); }
   constexpr Index block_bytes() const noexcept { return format.bits * 64; }

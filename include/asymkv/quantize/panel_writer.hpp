@@ -170,6 +170,19 @@ struct PlanePlaces {
     }
     for (Index c = 0; c < layout.depth; ++c) levels[c] = float((1 << width[c]) - 1);
   }
+
+  /// codes[lanes][16] of a batch go to slots[lanes][slot_stride]; 32 lanes at a time, whose slots stay in the
+  /// first-level cache.
+  void scatter(Index batch, const unsigned char* codes, Index lanes, unsigned char* slots,
+               Index slot_stride) const noexcept {
+    for (Index begin = 0; begin < lanes; begin += 32)
+      for (Index i = first[batch]; i < first[batch + 1]; ++i) {
+        const Place place = places[i];
+        for (Index t = begin; t < std::min(begin + 32, lanes); ++t)
+          slots[t * slot_stride + place.slot] =
+              static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
+      }
+  }
 };
 
 }  // namespace detail
@@ -198,13 +211,7 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
     kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
     kernels.quantize(coding, scratch, lanes, scales, zero_points, codes);
     for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
-    for (Index i = places.first[batch]; i < places.first[batch + 1]; ++i) {
-      const detail::PlanePlaces::Place place = places.places[i];
-      const unsigned char* from = codes + place.column;
-      unsigned char* to = slots + lane * slot_stride + place.slot;
-      for (Index t = 0; t < lanes; ++t, from += tile_lanes, to += slot_stride)
-        *to = static_cast<unsigned char>(*from >> place.shift & place.mask);
-    }
+    places.scatter(batch, codes, lanes, slots + lane * slot_stride, slot_stride);
   }
   detail::pack_slots(layout, panel, order, slots, slot_stride);
 }

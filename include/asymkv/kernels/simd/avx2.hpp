@@ -44,10 +44,6 @@ inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
   store(lanes, a);
   for (; mask != 0; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
 }
-inline void store_half(std::uint16_t* p, F32x16 a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
-}
 inline void store_bytes(unsigned char* p, F32x16 a) {
   const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
@@ -61,9 +57,9 @@ inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
   const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), bits = _mm256_set1_epi32(int(mask));
   const __m256i high = _mm256_slli_epi32(low, 8);
   const F32x16 product = mul(a, broadcast(factor));
-  return {_mm256_blendv_ps(a.lo, product.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
-          _mm256_blendv_ps(a.hi, product.hi,
-                           _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
+  return {
+      _mm256_blendv_ps(a.lo, product.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
+      _mm256_blendv_ps(a.hi, product.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
 }
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }

@@ -35,9 +35,6 @@ inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
 inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(mask), a.v));
 }
-inline void store_half(std::uint16_t* p, F32x16 a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
-}
 inline void store_bytes(unsigned char* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
 }

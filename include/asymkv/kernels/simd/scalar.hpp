@@ -50,9 +50,6 @@ inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
 inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
   for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctz(mask)];
 }
-inline void store_half(std::uint16_t* p, F32x16 a) {
-  for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.v[i]);
-}
 /// Lanes are whole numbers 0..255.
 inline void store_bytes(unsigned char* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);

@@ -5,8 +5,6 @@
 // and codes go from packed words to multiply-adds in registers. More rows (GQA beyond 4, prefill): 32 lanes are
 // dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
 
-/// Most rows for which folding beats the tile.
-constexpr Index kFoldedRows = 4;
 constexpr Index kTileLanes = 32;
 
 /// Codes of 16 lanes at the four depths of quad q of a block, as floats.

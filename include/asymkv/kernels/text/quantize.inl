@@ -80,8 +80,8 @@ struct Moments {
 
 /// Levels inside the range: of a few candidates, the one with the least sum of |error|^3 (quality.md of the method: a
 /// norm between squares, which let rare large keys go, and the maximum, which min-max serves). Candidates are the range
-/// and shrinkings of it about its middle, by steps that suit the number of levels; one-bit lanes have one more, mean +-
-/// deviation, which skewed groups want. Lanes of 0 levels keep their mean alone.
+/// and shrinkings of it about its middle, by steps that suit the number of levels; the last of one-bit lanes is mean +-
+/// deviation instead, which skewed groups want. Lanes of 0 levels keep their mean alone.
 struct FittedFit {
   F32x16 scale, zero_point, inverse;
 
@@ -114,7 +114,7 @@ struct FittedFit {
 
  private:
   /// Shares of the range that a step takes off: optima of Gaussian groups lie near 0.3, 0.6, 0.8 and 0.95 of the range
-  /// at 1 to 4 bits, and the steps reach a bit beyond.
+  /// at 1 to 4 bits, and five steps reach at least there.
   static F32x16 shrink_step(F32x16 levels) {
     F32x16 step = broadcast(0.02f);
     step = select_less(levels, broadcast(16.0f), broadcast(0.04f), step);
@@ -168,7 +168,8 @@ struct SymmetricFit {
     return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or_zero(s)};
   }
   F32x16 codes(const GroupCoding& coding, const float* x) const {
-    return nearest_codes(load(x), zero_point, inverse, load(coding.levels));
+    const F32x16 levels = load(coding.levels), zero = broadcast(0.0f);
+    return round_even(max(min(fma(load(x), inverse, mul(levels, broadcast(0.5f))), levels), zero));
   }
 };
 
