@@ -68,7 +68,9 @@ void add(const char* kind, const Row& row) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<std::string> policies{"k1v1", "k2v1", "k2v2", "k3v3", "k4v4", "k5v5", "k6v6", "k8v8", "half", "float"};
+  std::vector<std::string> policies{"k1v1",         "k2v1",         "k2v2",         "k3v3",        "k4v4",
+                                    "k5v5",         "k6v6",         "k8v8",         "half",        "float",
+                                    "k1g128v1g128", "k2g128v1g128", "k2g128v2g128", "k4g128v3g128"};
   for (int i = 0; i < asymkv::preset_count; ++i) policies.push_back(asymkv::presets()[i].name);
   for (const std::string& policy : policies)
     for (Index dim : {64, 128})

@@ -114,6 +114,46 @@ TEST(Formats, FittedIsNeverWorseThanMinMaxInItsNorm) {
   }
 }
 
+/// Least cubic error over 200 x 60 scales and zero points, a grid 60 times finer than the fit's candidates.
+double least_cubic_error(const std::vector<float>& x, int levels) {
+  const auto [least, greatest] = std::minmax_element(x.begin(), x.end());
+  const double range = double(*greatest) - double(*least);
+  double best = INFINITY;
+  for (int share = 1; share <= 200; ++share)
+    for (int place = 0; place < 60; ++place) {
+      const double span = range * share / 200.0;
+      best = std::min(best, cubic_error(x, span / levels, *least + (range - span) * place / 59.0, levels));
+    }
+  return best;
+}
+
+TEST(Formats, FittedIsNearTheBestOfAllScalesAndZeroPoints) {
+  constexpr int kGroups = 48;
+  const RowMatrix x = support::random_matrix(32, kGroups, 77);
+  const auto fitted_error = [&](const auto& quantizer) {
+    const auto quantized = quantizer.quantize(x);
+    double sum = 0.0;
+    for (Index c = 0; c < kGroups; ++c)
+      for (Index t = 0; t < 32; ++t) {
+        const double back =
+            quantized->code(t, c) * double(quantized->scale(t, c)) + double(quantized->zero_point(t, c));
+        sum += std::pow(std::fabs(double(x(t, c)) - back), 3.0);
+      }
+    return sum;
+  };
+  const double found[] = {fitted_error(KeyQuantizer<1>(32, Fit::fitted)),
+                          fitted_error(KeyQuantizer<2>(32, Fit::fitted)),
+                          fitted_error(KeyQuantizer<3>(32, Fit::fitted))};
+  for (int bits = 1; bits <= 3; ++bits) {
+    double best = 0.0;
+    for (Index c = 0; c < kGroups; ++c)
+      best += least_cubic_error(std::vector<float>(x.col(c).begin(), x.col(c).end()), (1 << bits) - 1);
+    EXPECT_GE(found[bits - 1], best * 0.98) << bits;
+    EXPECT_LE(found[bits - 1], best * 1.25) << bits;
+    RecordProperty("over_best_" + std::to_string(bits), std::to_string(found[bits - 1] / best));
+  }
+}
+
 TEST(Formats, SymmetricLevelsLieAroundZeroAtTheStatedDistance) {
   const RowMatrix x = support::random_matrix(40, 64, 3);
   const auto q = ValueQuantizer<1>(64, Fit::fitted, Metadata::compact, ZeroPoint::symmetric).quantize(x);
