@@ -1,5 +1,7 @@
-// bench_quantize.cpp: quantizing and dequantizing one head, and appending to a cache. bytes_per_second counts float
-// input.
+// bench_quantize.cpp: quantizing and dequantizing one head, appending to a cache, and sealing alone. bytes_per_second
+// counts float input.
+#include <chrono>
+
 #include "support.hpp"
 
 namespace {
@@ -62,6 +64,29 @@ void append(benchmark::State& state, const char* policy, Index chunk) {
       benchmark::Counter(double(kTokens), benchmark::Counter::kIsIterationInvariantRate);
 }
 
+/// seal() alone, memory of its pages included; appending in chunks of 512 tokens is not timed.
+void seal(benchmark::State& state, const char* policy) {
+  const asymkv::CacheShape shape{1, 8, 128, 128};
+  constexpr Index chunk = 512, row = 8 * 128;
+  const std::vector<float> keys = bench::normal_numbers(chunk * row, 1), values = bench::normal_numbers(chunk * row, 2);
+  const auto cache = bench::make_cache(state, policy, shape, kTokens);
+  if (cache == nullptr) return;
+  for (auto _ : state) {
+    asymkv::Status status = cache->trim(0);
+    std::chrono::duration<double> time{0.0};
+    for (Index t = 0; t < kTokens && status.ok(); t += chunk) {
+      status =
+          cache->append(0, asymkv::tensor(keys.data(), chunk, 8, 128), asymkv::tensor(values.data(), chunk, 8, 128));
+      const auto start = std::chrono::steady_clock::now();
+      if (status.ok()) status = cache->seal();
+      time += std::chrono::steady_clock::now() - start;
+    }
+    if (!status.ok()) return state.SkipWithError(status.message());
+    state.SetIterationTime(time.count());
+  }
+  report(state, double((2 * kTokens - 128) * row) * 4.0);  // the last 128 values stay in the window
+}
+
 template <int Bits>
 void add_quantizers() {
   const std::string bits = std::to_string(Bits);
@@ -93,6 +118,12 @@ int main(int argc, char** argv) {
       benchmark::RegisterBenchmark(("append/" + std::string(policy) + "/chunk" + std::to_string(chunk)).c_str(),
                                    [=](benchmark::State& state) { append(state, policy, chunk); })
           ->Unit(benchmark::kMicrosecond);
+  for (const char* policy :
+       {"k1v1", "k2v2", "k4v4", "smallest-1.2", "small-1.4", "balanced-1.7", "fine-2.4", "finest-3.4"})
+    benchmark::RegisterBenchmark((std::string("seal/") + policy).c_str(),
+                                 [=](benchmark::State& state) { seal(state, policy); })
+        ->Unit(benchmark::kMicrosecond)
+        ->UseManualTime();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();
