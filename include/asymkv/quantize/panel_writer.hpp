@@ -171,17 +171,15 @@ struct PlanePlaces {
     for (Index c = 0; c < layout.depth; ++c) levels[c] = float((1 << width[c]) - 1);
   }
 
-  /// codes[lanes][16] of a batch go to slots[lanes][slot_stride]; 32 lanes at a time, whose slots stay in the
-  /// first-level cache.
+  /// codes[lanes][16] of a batch go to slots[lanes][slot_stride].
   void scatter(Index batch, const unsigned char* codes, Index lanes, unsigned char* slots,
                Index slot_stride) const noexcept {
-    for (Index begin = 0; begin < lanes; begin += 32)
-      for (Index i = first[batch]; i < first[batch + 1]; ++i) {
-        const Place place = places[i];
-        for (Index t = begin; t < std::min(begin + 32, lanes); ++t)
-          slots[t * slot_stride + place.slot] =
-              static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
-      }
+    for (Index i = first[batch]; i < first[batch + 1]; ++i) {
+      const Place place = places[i];
+      for (Index t = 0; t < lanes; ++t)
+        slots[t * slot_stride + place.slot] =
+            static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
+    }
   }
 };
 
