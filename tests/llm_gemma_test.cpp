@@ -11,6 +11,7 @@
 #include "passkey.hpp"
 #include "policy_cache.hpp"
 #include "sentencepiece_tokenizer.hpp"
+#include "support/decoding.hpp"
 #include "support/gguf_writer.hpp"
 #include "support/support.hpp"
 
@@ -125,12 +126,7 @@ std::string tiny_gemma() {
   return tiny_gemma(false, [](GgufWriter&) {});
 }
 
-std::vector<Token> random_tokens(std::size_t count) {
-  std::mt19937 generator(3);
-  std::vector<Token> tokens(count);
-  for (Token& t : tokens) t = Token(generator() % vocabulary().size());
-  return tokens;
-}
+std::vector<Token> random_tokens(std::size_t count) { return support::random_tokens(count, vocabulary().size()); }
 
 /// Gemma 3 as its formulas say it, in double, all tokens at once.
 class Formulas {
@@ -227,19 +223,7 @@ TEST(LlmGemma, LogitsAreThoseOfTheFormulas) {
 
 TEST(LlmGemma, ChunksGiveTheLogitsOfSingleSteps) {
   const llm::GgufFile file(save(tiny_gemma(), "gemma_chunks.gguf"));
-  const llm::Model model(file);
-  const std::vector<Token> tokens = random_tokens(300);
-  llm::Workers one(1), three(3);
-  llm::Decoder serial(model, one), parallel(model, three);
-  const auto chunks = llm::make_cache("float", model.shape.cache_shape(), 300);
-  const auto single = llm::make_cache("float", model.shape.cache_shape(), 300);
-  for (Eigen::Index first = 0; first < 300; first += 75) {
-    const Matrix at_once = parallel.feed(&tokens[std::size_t(first)], 75, *chunks, 0);
-    for (Eigen::Index i = 0; i < 75; ++i) {
-      const Matrix& logits = serial.feed(&tokens[std::size_t(first + i)], 1, *single, 0);
-      ASSERT_LT((logits - at_once.row(i)).cwiseAbs().maxCoeff(), 2e-4f) << first + i;
-    }
-  }
+  support::expect_chunks_equal_single_steps(llm::Model(file), random_tokens(300), 75);
 }
 
 TEST(LlmGemma, VariantsItDoesNotComputeAreRefused) {

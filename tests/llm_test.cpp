@@ -15,6 +15,7 @@
 #include "policy_cache.hpp"
 #include "policy_list.hpp"
 #include "statistics.hpp"
+#include "support/decoding.hpp"
 #include "support/gguf_writer.hpp"
 #include "support/support.hpp"
 
@@ -77,12 +78,7 @@ std::string tiny_model() {
   return w.finish();
 }
 
-std::vector<Token> random_tokens(std::size_t count) {
-  std::mt19937 generator(3);
-  std::vector<Token> tokens(count);
-  for (Token& t : tokens) t = Token(generator() % 260);
-  return tokens;
-}
+std::vector<Token> random_tokens(std::size_t count) { return support::random_tokens(count, 260); }
 
 TEST(LlmGguf, DequantizesEveryType) {
   GgufWriter w;
@@ -237,17 +233,7 @@ TEST(LlmTokenizer, SplitsAndMerges) {
 
 TEST(LlmModel, ChunksGiveTheLogitsOfSingleSteps) {
   const llm::GgufFile file(save(tiny_model(), "model.gguf"));
-  const llm::Model model(file);
-  const std::vector<Token> tokens = random_tokens(50);
-  llm::Workers one(1), three(3);
-  llm::Decoder serial(model, one), parallel(model, three);
-  const auto whole = llm::make_cache("float", model.shape.cache_shape(), 50);
-  const auto single = llm::make_cache("float", model.shape.cache_shape(), 50);
-  const Matrix at_once = parallel.feed(tokens.data(), 50, *whole, 0);
-  for (Eigen::Index i = 0; i < 50; ++i) {
-    const Matrix& logits = serial.feed(&tokens[std::size_t(i)], 1, *single, 0);
-    EXPECT_LT((logits - at_once.row(i)).cwiseAbs().maxCoeff(), 2e-4f);
-  }
+  support::expect_chunks_equal_single_steps(llm::Model(file), random_tokens(50), 50);
 }
 
 TEST(LlmEval, MoreBitsAreCloser) {
