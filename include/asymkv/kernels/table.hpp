@@ -56,6 +56,14 @@ struct GroupCoding {
   float levels[16];
 };
 
+/// A batch of codes to be stored: depths batch*16 + [first, last) of lanes [lane, lane + lanes). `codes` has a row of 16
+/// for each lane from the first of lane's tile on, whole tiles.
+struct CodeBatch {
+  const unsigned char* codes;
+  Index lane, lanes;
+  Index batch, first, last;
+};
+
 /// Full-precision tokens of one kv head: [count][stride], rows padded with zeros to a multiple of 16 elements.
 struct DenseView {
   const void* data;
@@ -95,6 +103,11 @@ struct Table {
                    unsigned char* codes);
   /// Variances of the 16 columns of x[count][16].
   void (*variances)(const float* x, Index count, float* result);
+  /// Stores a batch of codes in a panel without mixed widths; other codes stay.
+  void (*insert_codes)(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch);
+  /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].
+  void (*pack_mixed)(const PanelLayout& layout, const PlaneOrder& order, const unsigned char* codes,
+                     unsigned char* panel);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
 };

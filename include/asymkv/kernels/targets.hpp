@@ -55,6 +55,7 @@ constexpr Isa kIsa = Isa::scalar;
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/pack.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace scalar
@@ -72,6 +73,7 @@ constexpr Isa kIsa = Isa::avx2;
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/pack.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace avx2
@@ -93,6 +95,7 @@ constexpr Isa kIsa = Isa::avx512;
 #include "asymkv/kernels/text/softmax.inl"
 #include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/pack.inl"
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace avx512

@@ -84,11 +84,9 @@ inline Result<QuantizedMatrix> import_kivi(Side side, int bits, int group_size, 
   const PanelLayout& layout = result->layout();
   detail::for_each_kivi(*result, [&](Index i, Index token, Index channel) {
     const std::uint32_t word = kivi.words[std::size_t(i / per_word)];
-    unsigned char codes[16] = {};
     const Index lane = side == Side::keys ? token : channel;
     const Index depth = side == Side::keys ? channel : token;
-    codes[depth % 16] = static_cast<unsigned char>(word >> (i % per_word * bits) & ((1u << bits) - 1u));
-    insert_codes(layout, result->data(), {codes, lane, 1, depth / 16, depth % 16, depth % 16 + 1});
+    insert_code(layout, result->data(), lane, depth, int(word >> (i % per_word * bits) & ((1u << bits) - 1u)));
     const Index at = result->metadata_index(token, channel);
     store_metadata(layout, result->data(), at, half_to_float(kivi.scales[std::size_t(i / group_size)]),
                    half_to_float(kivi.minima[std::size_t(i / group_size)]));

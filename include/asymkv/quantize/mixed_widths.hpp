@@ -44,6 +44,15 @@ inline PlaneOrder read_plane_order(const PanelLayout& layout, const unsigned cha
   return order;
 }
 
+/// Greatest code of each channel, for depth_stride channels.
+inline void greatest_codes(const PanelLayout& layout, const PlaneOrder& order, float* levels) noexcept {
+  std::uint8_t width[mixed_depth_limit] = {};
+  for (int p = 0; p < plane_count; ++p)
+    for (Index i = 0; i < order.count[p]; ++i)
+      width[order.channels[p][i]] = std::uint8_t(width[order.channels[p][i]] + plane_bits[p]);
+  for (Index c = 0; c < layout.depth_stride(); ++c) levels[c] = float((1 << width[c]) - 1);
+}
+
 namespace detail {
 
 /// Mean squared error of a Gaussian channel at 0..8 bits, in 2^-16 of its variance (fitted levels).

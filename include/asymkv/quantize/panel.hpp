@@ -92,46 +92,24 @@ constexpr PanelLayout page_layout(const Format& format, Side side, Index dim) no
 
 namespace detail {
 
-/// A batch of codes to be stored: codes[lane][16] of `lanes` lanes from `lane` on, depths batch*16 + [first, last).
-struct CodeBatch {
-  const unsigned char* codes;
-  Index lane, lanes;
-  Index batch, first, last;
+/// Where a plane of `width` bits keeps those of depth `depth` of a block.
+struct PlaneField {
+  Index byte;  ///< behind the lane's word in the plane's first vector
+  int shift, mask;
+  PlaneField(Index depth, int width) noexcept
+      : byte(64 * (depth / 4 * width / 8) + depth % 4),
+        shift(int(depth / 4 * width % 8)),
+        mask((1 << width) - 1) {}
 };
 
-/// Writes one plane of a batch: bits [shift, shift + Width) of its codes. `vector` is the plane's first vector in a
-/// block.
-template <int Width>
-inline void insert_plane(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch, int vector,
-                         int shift) noexcept {
-  constexpr int fields = 8 / Width, quads = fields < 4 ? fields : 4;  // quads of codes that one word takes
-  constexpr std::uint32_t field_mask = 0x01010101u * ((1u << Width) - 1u);
-  const int half = int(batch.batch % 2) * 4;
-  unsigned char* block = panel + batch.batch / 2 * layout.block_bytes() + 64 * (vector + half / fields);
-  std::uint32_t replaced[4 / quads] = {};
-  for (Index i = batch.first; i < batch.last; ++i)
-    replaced[i / 4 / quads] |= ((1u << Width) - 1u) << (8 * (i % 4) + Width * ((half + i / 4) % fields));
-  for (Index l = 0; l < batch.lanes; ++l) {
-    const Index lane = batch.lane + l;
-    unsigned char* word = block + lane / tile_lanes * layout.tile_bytes() + lane % tile_lanes * 4;
-    std::uint32_t codes[4];
-    std::memcpy(codes, batch.codes + 16 * l, 16);
-    for (int v = 0; v < 4 / quads; ++v) {
-      std::uint32_t fresh = 0, stored;
-      for (int q = 0; q < quads; ++q)
-        fresh |= ((codes[v * quads + q] >> shift) & field_mask) << (Width * ((half + q) % fields));
-      std::memcpy(&stored, word + 64 * v, 4);
-      stored = (stored & ~replaced[v]) | (fresh & replaced[v]);
-      std::memcpy(word + 64 * v, &stored, 4);
-    }
-  }
+inline int extract_plane(const unsigned char* word, Index depth, int width) noexcept {
+  const PlaneField field(depth, width);
+  return word[field.byte] >> field.shift & field.mask;
 }
-
-template <int Width>
-inline int extract_plane(const unsigned char* word, Index depth) noexcept {
-  constexpr int fields = 8 / Width;
-  const Index quad = depth / 4;
-  return word[64 * (quad / fields) + depth % 4] >> (Width * int(quad % fields)) & ((1 << Width) - 1);
+inline void insert_plane(unsigned char* word, Index depth, int width, int code) noexcept {
+  const PlaneField field(depth, width);
+  const int others = word[field.byte] & ~(field.mask << field.shift);
+  word[field.byte] = static_cast<unsigned char>(others | (code & field.mask) << field.shift);
 }
 
 inline Index word_offset(const PanelLayout& layout, Index lane, Index block) noexcept {
@@ -140,38 +118,22 @@ inline Index word_offset(const PanelLayout& layout, Index lane, Index block) noe
 
 }  // namespace detail
 
-/// Stores a batch of codes; other codes stay.
-inline void insert_codes(const PanelLayout& layout, unsigned char* panel, const detail::CodeBatch& batch) noexcept {
-  const Planes planes = planes_of(layout.format.bits);
-  switch (planes.low) {
-    case 1:
-      detail::insert_plane<1>(layout, panel, batch, 0, 0);
-      break;
-    case 2:
-      detail::insert_plane<2>(layout, panel, batch, 0, 0);
-      break;
-    case 4:
-      detail::insert_plane<4>(layout, panel, batch, 0, 0);
-      break;
-    default:
-      detail::insert_plane<8>(layout, panel, batch, 0, 0);
-  }
-  if (planes.high == 1) detail::insert_plane<1>(layout, panel, batch, planes.low, planes.low);
-  if (planes.high == 2) detail::insert_plane<2>(layout, panel, batch, planes.low, planes.low);
-}
-
 /// Code of (lane, depth).
 inline int extract_code(const PanelLayout& layout, const unsigned char* panel, Index lane, Index depth) noexcept {
   const unsigned char* word = panel + detail::word_offset(layout, lane, depth / block_depth);
-  const Index d = depth % block_depth;
   const Planes planes = planes_of(layout.format.bits);
-  const unsigned char* high = word + 64 * planes.low;
-  const int low = planes.low == 1   ? detail::extract_plane<1>(word, d)
-                  : planes.low == 2 ? detail::extract_plane<2>(word, d)
-                  : planes.low == 4 ? detail::extract_plane<4>(word, d)
-                                    : detail::extract_plane<8>(word, d);
+  const int low = detail::extract_plane(word, depth % block_depth, planes.low);
   if (planes.high == 0) return low;
-  return low | (planes.high == 1 ? detail::extract_plane<1>(high, d) : detail::extract_plane<2>(high, d)) << planes.low;
+  return low | detail::extract_plane(word + 64 * planes.low, depth % block_depth, planes.high) << planes.low;
+}
+
+/// Stores the code of (lane, depth). Kernels store whole batches (text/pack.inl).
+inline void insert_code(const PanelLayout& layout, unsigned char* panel, Index lane, Index depth, int code) noexcept {
+  unsigned char* word = panel + detail::word_offset(layout, lane, depth / block_depth);
+  const Planes planes = planes_of(layout.format.bits);
+  detail::insert_plane(word, depth % block_depth, planes.low, code);
+  if (planes.high != 0)
+    detail::insert_plane(word + 64 * planes.low, depth % block_depth, planes.high, code >> planes.low);
 }
 
 /// Scale and zero point number `index` (group * depth_stride + depth), as stored.

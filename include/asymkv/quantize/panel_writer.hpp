@@ -41,11 +41,11 @@ inline kernels::GroupCoding coding_of(const Format& format) noexcept {
 
 }  // namespace detail
 
-/// Floats of scratch that writing a panel needs: a batch of 16 depths of all lanes that are written together, and codes
-/// of mixed widths in their order.
+/// Floats of scratch that writing a panel needs: a batch of 16 depths of all lanes that are written together, and the
+/// codes of a page of mixed widths.
 constexpr Index writer_scratch(const PanelLayout& layout) noexcept {
   const Index lanes = layout.format.rotation == Rotation::none ? 128 : layout.lanes;
-  return tile_lanes * lanes + (layout.format.mixed() ? page_tokens * mixed_slots(layout.depth) / 4 : 0);
+  return tile_lanes * lanes + (layout.format.mixed() ? page_tokens * layout.depth_stride() / 4 : 0);
 }
 
 /// A rectangle of a panel that is written together.
@@ -65,10 +65,10 @@ inline kernels::PanelSource shifted(const kernels::PanelSource& source, Index la
 
 /// Writes depths [first, last) of a batch of 16.
 inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                        const kernels::PanelSource& source, const PanelRange& range, CodeBatch batch,
+                        const kernels::PanelSource& source, const PanelRange& range, kernels::CodeBatch batch,
                         float* x) noexcept {
-  // rows are stored from batch.first on, and so run into the next row's unused front, or behind the last
-  alignas(64) unsigned char codes[page_tokens * tile_lanes + tile_lanes];
+  // rows from the first lane's tile on; each is stored from batch.first on, and so runs into the next one's front
+  alignas(64) unsigned char codes[(page_tokens + tile_lanes) * tile_lanes + tile_lanes];
   float scales[tile_lanes], zero_points[tile_lanes];
   const kernels::GroupCoding coding = coding_of(layout.format);
   const bool rotated = layout.format.rotation != Rotation::none;
@@ -82,12 +82,12 @@ inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout
     batch.lanes = std::min((group + 1) * layout.group_size(), end) - lane;
     if (!rotated) kernels.gather(shifted(source, lane - range.lane, 0), batch.lanes, depths, x);
     kernels.quantize(coding, rotated ? x + tile_lanes * (lane - range.lane) : x, batch.lanes, scales, zero_points,
-                     codes + batch.first);
+                     codes + lane % tile_lanes * tile_lanes + batch.first);
     for (Index i = 0; i < depths; ++i)
       store_metadata(layout, panel, group * layout.depth_stride() + batch.batch * tile_lanes + batch.first + i,
                      scales[i], zero_points[i]);
     batch.codes = codes;
-    insert_codes(layout, panel, batch);
+    kernels.insert_codes(layout, panel, batch);
   }
 }
 
@@ -101,7 +101,7 @@ inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout
                         const kernels::PanelSource& source, const PanelRange& range, float* scratch) noexcept {
   const Index end = range.depth + range.depths;
   for (Index d = range.depth; d < end;) {
-    detail::CodeBatch batch{};
+    kernels::CodeBatch batch{};
     batch.batch = d / tile_lanes;
     batch.first = d % tile_lanes;
     batch.last = std::min(end - batch.batch * tile_lanes, tile_lanes);
@@ -110,83 +110,8 @@ inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout
   }
 }
 
-namespace detail {
-
-/// Codes of one width in a word: fields of Width bits in each byte, as the picture in panel.hpp says.
-template <int Width>
-inline std::uint32_t pack_word(const unsigned char* codes) noexcept {
-  std::uint32_t word = 0;
-  for (int q = 0; q < 8 / Width; ++q) {
-    std::uint32_t quad;
-    std::memcpy(&quad, codes + 4 * q, 4);
-    word |= quad << (Width * q);
-  }
-  return word;
-}
-
-/// Writes the codes of all vectors of a page: slots[token][slot_stride], padding included.
-inline void pack_slots(const PanelLayout& layout, unsigned char* panel, const PlaneOrder& order,
-                       const unsigned char* slots, Index slot_stride) noexcept {
-  for (Index t = 0; t < page_tokens; ++t, slots += slot_stride) {
-    unsigned char* to = panel + t / tile_lanes * layout.tile_bytes() + t % tile_lanes * 4;
-    const unsigned char* from = slots;
-    const auto pack = [&](auto width, int i) {
-      for (Index v = order.vectors(i); v > 0; --v, from += plane_channels[i], to += 64) {
-        const std::uint32_t word = pack_word<width()>(from);
-        std::memcpy(to, &word, 4);
-      }
-    };
-    pack(std::integral_constant<int, 8>(), 0);
-    pack(std::integral_constant<int, 4>(), 1);
-    pack(std::integral_constant<int, 2>(), 2);
-    pack(std::integral_constant<int, 1>(), 3);
-  }
-}
-
-/// Where the planes of each channel's codes go.
-struct PlanePlaces {
-  struct Place {
-    std::uint16_t slot;
-    std::uint8_t column;  ///< channel in its batch of 16
-    std::uint8_t shift, mask;
-  };
-  Index first[mixed_depth_limit / tile_lanes + 1] = {};  ///< first entry of each batch
-  Place places[3 * mixed_depth_limit];
-  float levels[mixed_depth_limit] = {};  ///< greatest code of each channel
-
-  PlanePlaces(const PanelLayout& layout, const PlaneOrder& order) noexcept {
-    std::uint8_t width[mixed_depth_limit] = {};
-    Index section[plane_count], next[plane_count] = {}, slot = 0, entries = 0;
-    for (int p = 0; p < plane_count; slot += order.vectors(p) * plane_channels[p], ++p) section[p] = slot;
-    for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch) {
-      for (int p = 0; p < plane_count; ++p)
-        for (; next[p] < order.count[p] && order.channels[p][next[p]] / tile_lanes == batch; ++next[p]) {
-          const Index channel = order.channels[p][next[p]];
-          places[entries++] = {std::uint16_t(section[p] + next[p]), std::uint8_t(channel % tile_lanes), width[channel],
-                               std::uint8_t((1 << plane_bits[p]) - 1)};
-          width[channel] = std::uint8_t(width[channel] + plane_bits[p]);
-        }
-      first[batch + 1] = entries;
-    }
-    for (Index c = 0; c < layout.depth; ++c) levels[c] = float((1 << width[c]) - 1);
-  }
-
-  /// codes[lanes][16] of a batch go to slots[lanes][slot_stride].
-  void scatter(Index batch, const unsigned char* codes, Index lanes, unsigned char* slots,
-               Index slot_stride) const noexcept {
-    for (Index i = first[batch]; i < first[batch + 1]; ++i) {
-      const Place place = places[i];
-      for (Index t = 0; t < lanes; ++t)
-        slots[t * slot_stride + place.slot] =
-            static_cast<unsigned char>(codes[t * tile_lanes + place.column] >> place.shift & place.mask);
-    }
-  }
-};
-
-}  // namespace detail
-
-/// Quantizes lanes [lane, lane + lanes) of a page of keys into a fresh (zero) panel of mixed widths; the other lanes
-/// stay empty. `source` is the address of element (lane, 0). `scratch` has writer_scratch floats.
+/// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths; the other lanes get codes of 0.
+/// `source` is the address of element (lane, 0). `scratch` has writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
                               const kernels::PanelSource& source, Index lane, Index lanes, float* scratch) noexcept {
   float variances[mixed_depth_limit];
@@ -196,22 +121,22 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
   }
   detail::write_widths(layout, variances, panel + layout.widths_offset());
   const PlaneOrder order = read_plane_order(layout, panel + layout.widths_offset());
-  const detail::PlanePlaces places(layout, order);
-  const Index slot_stride = mixed_slots(layout.depth);
-  unsigned char* slots = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
-  std::memset(slots, 0, std::size_t(page_tokens * slot_stride));
-  alignas(64) unsigned char codes[page_tokens * tile_lanes];
+  float levels[mixed_depth_limit];
+  greatest_codes(layout, order, levels);
+  unsigned char* codes = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
   float scales[tile_lanes], zero_points[tile_lanes];
   kernels::GroupCoding coding = detail::coding_of(layout.format);
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
-    const Index count = std::min(tile_lanes, layout.depth - d), batch = d / tile_lanes;
-    std::memcpy(coding.levels, places.levels + d, sizeof coding.levels);
+    const Index count = std::min(tile_lanes, layout.depth - d);
+    unsigned char* batch = codes + d * page_tokens;
+    std::memcpy(coding.levels, levels + d, sizeof coding.levels);
     kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
-    kernels.quantize(coding, scratch, lanes, scales, zero_points, codes);
+    kernels.quantize(coding, scratch, lanes, scales, zero_points, batch + lane * tile_lanes);
+    std::memset(batch, 0, std::size_t(lane * tile_lanes));
+    std::memset(batch + (lane + lanes) * tile_lanes, 0, std::size_t((page_tokens - lane - lanes) * tile_lanes));
     for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
-    places.scatter(batch, codes, lanes, slots + lane * slot_stride, slot_stride);
   }
-  detail::pack_slots(layout, panel, order, slots, slot_stride);
+  kernels.pack_mixed(layout, order, codes, panel);
 }
 
 /// Metadata of a panel as the kernels read it.

@@ -129,10 +129,47 @@ inline float max_lanes(F32x16 a) {
 
 inline U32x16 zero_words() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline U32x16 load_words(const void* p) { return {load_256(p), load_256(static_cast<const char*>(p) + 32)}; }
+inline void store_words(void* p, U32x16 a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
+}
+/// Of 8 rows.
+inline void load_quads_256(const unsigned char* rows, __m256i (&quads)[4]) {
+  __m256i pairs[4], mixed[4];  // pairs[i]: rows i and i + 4
+  for (int i = 0; i < 4; ++i)
+    pairs[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows + 16 * i)), load_128(rows + 16 * i + 64), 1);
+  for (int i = 0; i < 2; ++i) {
+    mixed[2 * i] = _mm256_unpacklo_epi32(pairs[2 * i], pairs[2 * i + 1]);
+    mixed[2 * i + 1] = _mm256_unpackhi_epi32(pairs[2 * i], pairs[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    quads[2 * i] = _mm256_unpacklo_epi64(mixed[i], mixed[2 + i]);
+    quads[2 * i + 1] = _mm256_unpackhi_epi64(mixed[i], mixed[2 + i]);
+  }
+}
+inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
+  __m256i front[4], back[4];
+  load_quads_256(rows, front);
+  load_quads_256(rows + 128, back);
+  for (int q = 0; q < 4; ++q) quads[q] = {front[q], back[q]};
+}
 inline U32x16 shift_right(U32x16 a, int n) {
   const __m128i count = _mm_cvtsi32_si128(n);
   return {_mm256_srl_epi32(a.lo, count), _mm256_srl_epi32(a.hi, count)};
 }
+inline U32x16 shift_left(U32x16 a, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return {_mm256_sll_epi32(a.lo, count), _mm256_sll_epi32(a.hi, count)};
+}
+inline U32x16 bit_or(U32x16 a, U32x16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline __m256i blend_bits_256(__m256i mask, __m256i a, __m256i b) {
+  return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
+}
+inline U32x16 blend_bits(U32x16 mask, U32x16 a, U32x16 b) {
+  return {blend_bits_256(mask.lo, a.lo, b.lo), blend_bits_256(mask.hi, a.hi, b.hi)};
+}
+inline U32x16 as_words(F32x16 a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
+inline F32x16 as_floats(U32x16 a) { return {_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
   const __m256i m = _mm256_set1_epi32(int(mask));
   return {_mm256_and_si256(a.lo, m), _mm256_and_si256(a.hi, m)};

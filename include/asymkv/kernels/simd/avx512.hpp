@@ -91,8 +91,28 @@ inline float max_lanes(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 
 inline U32x16 zero_words() { return {_mm512_setzero_si512()}; }
 inline U32x16 load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_words(void* p, U32x16 a) { _mm512_storeu_si512(p, a.v); }
+inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
+  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+  const __m512i a = load_words(rows).v, b = load_words(rows + 64).v;
+  const __m512i c = load_words(rows + 128).v, d = load_words(rows + 192).v;
+  for (int half = 0; half < 2; ++half) {  // quads 2*half and 2*half + 1 of 8 rows each
+    const __m512i front = _mm512_permutex2var_epi32(a, half == 0 ? first : second, b);
+    const __m512i back = _mm512_permutex2var_epi32(c, half == 0 ? first : second, d);
+    quads[2 * half].v = _mm512_shuffle_i64x2(front, back, 0x44);
+    quads[2 * half + 1].v = _mm512_shuffle_i64x2(front, back, 0xee);
+  }
+}
 inline U32x16 shift_right(U32x16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+inline U32x16 shift_left(U32x16 a, int n) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(int(mask)))}; }
+inline U32x16 bit_or(U32x16 a, U32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline U32x16 blend_bits(U32x16 mask, U32x16 a, U32x16 b) {
+  return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xca)};
+}
+inline U32x16 as_words(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
+inline F32x16 as_floats(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 

@@ -133,13 +133,42 @@ inline U32x16 load_halfwords(const void* p) {
   for (int i = 0; i < 16; ++i) r.v[i] = h[i];
   return r;
 }
+inline void store_words(void* p, U32x16 a) { std::memcpy(p, a.v, 64); }
+/// 16 rows of 16 bytes: word l of quads[q] is bytes 4q..4q+3 of row l.
+inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
+  for (int l = 0; l < 16; ++l)
+    for (int q = 0; q < 4; ++q) std::memcpy(&quads[q].v[l], rows + 16 * l + 4 * q, 4);
+}
 inline U32x16 shift_right(U32x16 a, int n) {
   for (int i = 0; i < 16; ++i) a.v[i] >>= n;
+  return a;
+}
+inline U32x16 shift_left(U32x16 a, int n) {
+  for (int i = 0; i < 16; ++i) a.v[i] <<= n;
   return a;
 }
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
   for (int i = 0; i < 16; ++i) a.v[i] &= mask;
   return a;
+}
+inline U32x16 bit_or(U32x16 a, U32x16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] |= b.v[i];
+  return a;
+}
+/// Bits of a where the mask is set, of b elsewhere.
+inline U32x16 blend_bits(U32x16 mask, U32x16 a, U32x16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] = (a.v[i] & mask.v[i]) | (b.v[i] & ~mask.v[i]);
+  return a;
+}
+inline U32x16 as_words(F32x16 a) {
+  U32x16 r;
+  std::memcpy(r.v, a.v, 64);
+  return r;
+}
+inline F32x16 as_floats(U32x16 a) {
+  F32x16 r;
+  std::memcpy(r.v, a.v, 64);
+  return r;
 }
 inline U32x16 max_words(U32x16 a, U32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];

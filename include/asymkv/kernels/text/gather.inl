@@ -38,17 +38,31 @@ inline void gather(const PanelSource& source, Index lanes, Index count, float* x
           i < count ? load_scalar(source.data, source.type, lane * source.lane_stride + i * source.depth_stride) : 0.0f;
 }
 
+/// The steps of distances `half` and 2 * half.
+inline void rotate_twice(float* x, Index size, Index half) {
+  for (Index block = 0; block < size; block += 4 * half)
+    for (Index i = block; i < block + half; ++i) {
+      F32x16 a[4];
+      for (int k = 0; k < 4; ++k) a[k] = load(x + 16 * (i + k * half));
+      const F32x16 b[4] = {add(a[0], a[1]), sub(a[0], a[1]), add(a[2], a[3]), sub(a[2], a[3])};
+      store(x + 16 * i, add(b[0], b[2]));
+      store(x + 16 * (i + half), add(b[1], b[3]));
+      store(x + 16 * (i + 2 * half), sub(b[0], b[2]));
+      store(x + 16 * (i + 3 * half), sub(b[1], b[3]));
+    }
+}
+
 /// As rotate_hadamard (hadamard.hpp), operation for operation, of 16 columns at once.
 inline void rotate_columns(float* x, Index dim) {
   while (dim > 0) {
     const Index size = hadamard_size(dim);
-    for (Index half = 1; half < size; half *= 2)
-      for (Index block = 0; block < size; block += 2 * half)
-        for (Index i = block; i < block + half; ++i) {
-          const F32x16 a = load(x + 16 * i), b = load(x + 16 * (i + half));
-          store(x + 16 * i, add(a, b));
-          store(x + 16 * (i + half), sub(a, b));
-        }
+    Index half = 1;
+    for (; 4 * half <= size; half *= 4) rotate_twice(x, size, half);
+    for (Index i = 0; half < size && i < half; ++i) {
+      const F32x16 a = load(x + 16 * i), b = load(x + 16 * (i + half));
+      store(x + 16 * i, add(a, b));
+      store(x + 16 * (i + half), sub(a, b));
+    }
     const F32x16 factor = broadcast(1.0f / std::sqrt(float(size)));
     for (Index i = 0; i < size; ++i) store(x + 16 * i, mul(load(x + 16 * i), factor));
     x += 16 * size;

@@ -297,11 +297,10 @@ inline void packed_product_of(const PanelView& panel, const Rows& rows, const Re
   }
 }
 
-/// Calls function(std::integral_constant<int, bits>), kMixed for mixed widths.
+/// Calls function(std::integral_constant<int, bits>).
 template <class Function>
-inline void with_bits(const Format& format, Function function) {
-  if (format.mixed()) return function(std::integral_constant<int, kMixed>());
-  switch (format.bits) {
+inline void with_packed_bits(int bits, Function function) {
+  switch (bits) {
     case 1:
       return function(std::integral_constant<int, 1>());
     case 2:
@@ -317,6 +316,13 @@ inline void with_bits(const Format& format, Function function) {
     default:
       return function(std::integral_constant<int, 8>());
   }
+}
+
+/// The same for formats: kMixed for mixed widths.
+template <class Function>
+inline void with_bits(const Format& format, Function function) {
+  if (format.mixed()) return function(std::integral_constant<int, kMixed>());
+  with_packed_bits(format.bits, function);
 }
 
 inline void packed_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {

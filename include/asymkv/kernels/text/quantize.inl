@@ -4,16 +4,26 @@
 //
 // A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
 
-/// Scales as the metadata can hold them.
-inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
-  if (metadata == Metadata::fp16) return round_half(scale);
-  float lanes[16];
-  store(lanes, scale);
-  for (float& x : lanes) x = compact_scales.value[compact_code(x)];
-  return load(lanes);
+/// compact_scales.value of compact_code, for scales that are not negative.
+inline F32x16 round_compact(F32x16 scale) {
+  const U32x16 bits = as_words(scale);
+  const F32x16 octave = as_floats(bit_and(bits, 0x7f800000u)), one = broadcast(1.0f);
+  const F32x16 mantissa = as_floats(bit_or(bit_and(bits, 0x7fffffu), as_words(one)));
+  F32x16 rounded = broadcast(2.0f);
+  ASYMKV_UNROLL
+  for (int i = 7; i >= 0; --i)
+    rounded = select_less(mantissa, broadcast(detail::compact_thresholds[i]),
+                          broadcast(detail::compact_mantissas[i]), rounded);
+  rounded = min(mul(rounded, octave), broadcast(compact_scales.value[255]));
+  return select_less(rounded, broadcast(compact_scales.value[1]), broadcast(0.0f), rounded);
 }
 
-inline F32x16 absolute(F32x16 x) { return max(x, sub(broadcast(0.0f), x)); }
+/// Scales as the metadata can hold them.
+inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
+  return metadata == Metadata::fp16 ? round_half(scale) : round_compact(scale);
+}
+
+inline F32x16 absolute(F32x16 x) { return as_floats(bit_and(as_words(x), 0x7fffffffu)); }
 
 /// Nearest codes of 0..levels for a scale that may be 0.
 inline F32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
