@@ -110,23 +110,58 @@ inline VectorSplit split_by_single_planes(const SortedVariances& sorted, Index v
   return best;
 }
 
-/// The split nearest to what bits would do that may go anywhere, one after the other to the channel that gains most.
-inline VectorSplit split_by_single_bits(const SortedVariances& sorted, Index vectors) noexcept {
-  Index ends[10] = {sorted.depth};  // ends[w]: channels of w bits or more
-  std::uint64_t gain[9] = {};
-  const auto update = [&](int w) {
-    const bool possible = w <= 8 && ends[w] < ends[w - 1];
-    if (w <= 8) gain[w] = possible ? sorted.variance[ends[w]] * (width_distortion[w - 1] - width_distortion[w]) : 0;
-  };
-  update(1);
-  for (Index bit = 0; bit < 32 * vectors; ++bit) {
-    int best = 1;
-    for (int w = 2; w <= 8; ++w) best = gain[w] > gain[best] ? w : best;
-    if (gain[best] == 0) break;
-    ++ends[best];
-    update(best);
-    update(best + 1);
+/// First index of the greatest number.
+inline int index_of_greatest(const std::uint64_t* numbers, int count) noexcept {
+  int best = 0;
+  std::uint64_t most = numbers[0];
+  for (int i = 1; i < count; ++i) {
+    best = numbers[i] > most ? i : best;
+    most = numbers[i] > most ? numbers[i] : most;
   }
+  return best;
+}
+
+/// Single bits, each given to the channel that gains most by it.
+struct BitsGiven {
+  Index ends[10] = {};  ///< ends[w]: channels of w bits or more
+  Index left;
+
+  BitsGiven(const SortedVariances& sorted, Index bits) noexcept : left(bits) {
+    ends[0] = sorted.depth;
+    for (std::uint64_t least = std::uint64_t(1) << 52; least > 0 && give_octave(sorted, least);) least /= 2;
+    std::uint64_t gain[9] = {};
+    for (int w = 1; w <= 8; ++w) gain[w] = gain_of(sorted, w, ends);
+    for (; left > 0; --left) {
+      const int best = index_of_greatest(gain, 9);
+      if (gain[best] == 0) break;
+      ++ends[best];
+      gain[best] = gain_of(sorted, best, ends);
+      if (best < 8) gain[best + 1] = gain_of(sorted, best + 1, ends);
+    }
+  }
+
+ private:
+  static std::uint64_t gain_of(const SortedVariances& sorted, int width, const Index* ends) noexcept {
+    if (ends[width] == ends[width - 1]) return 0;
+    return sorted.variance[ends[width]] * (width_distortion[width - 1] - width_distortion[width]);
+  }
+  /// Gives all bits that gain at least so much; false, and nothing given, where they are too many.
+  bool give_octave(const SortedVariances& sorted, std::uint64_t least) noexcept {
+    Index next[10], rest = left;
+    std::copy(ends, ends + 10, next);
+    for (int w = 1; w <= 8; ++w)
+      for (; gain_of(sorted, w, next) >= least; ++next[w]) --rest;
+    if (rest < 0) return false;
+    std::copy(next, next + 10, ends);
+    left = rest;
+    return true;
+  }
+};
+
+/// The split nearest to what single bits would do.
+inline VectorSplit split_by_single_bits(const SortedVariances& sorted, Index vectors) noexcept {
+  const BitsGiven given(sorted, 32 * vectors);
+  const Index* ends = given.ends;
   const Index wanted[plane_count] = {ends[8], ends[4] - ends[8], ends[2] - ends[4] + ends[6] - ends[8],
                                      ends[1] - ends[2] + ends[3] - ends[4] + ends[5] - ends[6] + ends[7] - ends[8]};
   VectorSplit split;
@@ -155,20 +190,21 @@ struct WidthRun {
 inline std::uint64_t give_plane(const SortedVariances& sorted, int bits, Index count, WidthRun* runs,
                                 int& run_count) noexcept {
   Index taken[16] = {};
-  std::uint64_t saved = 0;
+  std::uint64_t gain[16], saved = 0;
+  const auto update = [&](int i) {
+    const WidthRun& run = runs[i];
+    const bool possible = run.width + bits <= 8 && run.begin + taken[i] < run.end;
+    gain[i] = possible ? sorted.variance[run.begin + taken[i]] *
+                             (width_distortion[run.width] - width_distortion[run.width + bits])
+                       : 0;
+  };
+  for (int i = 0; i < run_count; ++i) update(i);
   for (; count > 0; --count) {
-    std::uint64_t most = 0;
-    int best = 0;
-    for (int i = 0; i < run_count; ++i) {
-      const WidthRun& run = runs[i];
-      if (run.width + bits > 8 || run.begin + taken[i] == run.end) continue;
-      const std::uint64_t gain =
-          sorted.variance[run.begin + taken[i]] * (width_distortion[run.width] - width_distortion[run.width + bits]);
-      if (gain > most) most = gain, best = i;
-    }
-    if (most == 0) break;
-    saved += most;
+    const int best = index_of_greatest(gain, run_count);
+    if (gain[best] == 0) break;
+    saved += gain[best];
     ++taken[best];
+    update(best);
   }
   WidthRun split[16];
   int splits = 0;
