@@ -17,63 +17,94 @@ struct TokenRange {
   Index begin, end;
 };
 
-/// Attention of up to attention_rows query rows that read one kv head. Row r is query token r / group of the block's
-/// first row on, query head kv_head*group + r % group.
+/// kv heads [first, first + count).
+struct HeadRange {
+  Index first, count;
+};
+
+/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Row r of a head is query token
+/// r / group of the block's first row on, query head kv_head*group + r % group. Pages are read in the order of memory:
+/// all heads of one, then the next.
 class RowBlock {
  public:
   RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
-           Index kv_head, Index rows) noexcept
+           HeadRange heads, Index rows) noexcept
       : kernels_(kernels),
         keys_(keys),
         values_(values),
         scratch_(scratch),
         metadata_{scratch.scales(), scratch.zero_points()},
-        kv_head_(kv_head),
+        heads_(heads),
         rows_(rows) {}
 
   void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
-    std::memset(scratch_.queries(), 0, sizeof(float) * std::size_t(rows_ * scratch_.key_stride()));
-    std::memset(scratch_.sums(), 0, sizeof(float) * std::size_t(rows_ * scratch_.value_stride()));
-    if (values_.rotated())
-      std::memset(scratch_.rotated_sums(), 0, sizeof(float) * std::size_t(rows_ * scratch_.value_stride()));
-    for (Index r = 0; r < rows_; ++r) {
-      const void* from = queries.row((first_row + r) / group, kv_head_ * group + (first_row + r) % group);
-      float* to = scratch_.queries() + r * scratch_.key_stride();
-      for (Index i = 0; i < queries.dim; ++i) to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
-      scratch_.running_max()[r] = -std::numeric_limits<float>::infinity();
-      scratch_.running_sum()[r] = 0.0f;
-    }
+    each_head([&] {
+      clear(this->queries());
+      clear(sums());
+      if (values_.rotated()) clear(rotated_sums());
+      for (Index r = 0; r < rows_; ++r) {
+        const void* from = queries.row((first_row + r) / group, head_ * group + (first_row + r) % group);
+        float* to = this->queries().row(r);
+        for (Index i = 0; i < queries.dim; ++i) to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
+        running_max()[r] = -std::numeric_limits<float>::infinity();
+        running_sum()[r] = 0.0f;
+      }
+    });
   }
 
   /// Row r sees the TokenRange visible(r), not empty; both of its ends grow with r. Spans that no row sees are skipped.
   template <class Visible>
   void run(Visible visible) noexcept {
     const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
-    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
-         ++page) {
-      const Index first = keys_.pages()[page].first;
-      clear_scores();
-      packed_scores(page);
-      finish_span(first, keys_.pages()[page].count, [&](Index r) {
-        const TokenRange range = visible(r);
-        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
+    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end; ++page)
+      each_head([&] {
+        clear(weights());
+        packed_scores(page);
+        finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
+          const TokenRange range = visible(r);
+          return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
+        });
       });
-    }
-    dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
-    dense_spans(keys_.sinks(), 0, begin, end, visible);
+    each_head([&] {
+      dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
+      dense_spans(keys_.sinks(), 0, begin, end, visible);
+    });
   }
 
   void store_output(const Tensor& output, Index first_row, Index group) noexcept {
-    for (Index r = 0; r < rows_; ++r) {
-      if (values_.rotated()) add_rotated(r);
-      void* to = output.row((first_row + r) / group, kv_head_ * group + (first_row + r) % group);
-      const float* from = scratch_.sums() + r * scratch_.value_stride();
-      const float inverse = 1.0f / scratch_.running_sum()[r];
-      for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, from[i] * inverse);
-    }
+    each_head([&] {
+      for (Index r = 0; r < rows_; ++r) {
+        if (values_.rotated()) add_rotated(r);
+        void* to = output.row((first_row + r) / group, head_ * group + (first_row + r) % group);
+        const float* from = sums().row(r);
+        const float inverse = 1.0f / running_sum()[r];
+        for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, from[i] * inverse);
+      }
+    });
   }
 
  private:
+  /// Calls function() for each head, which head_ then is.
+  template <class Function>
+  void each_head(Function function) noexcept {
+    for (head_ = heads_.first; head_ < heads_.first + heads_.count; ++head_) function();
+  }
+
+  /// What a head's rows have in scratch; weights are those of the head at work.
+  Index first_row() const noexcept { return (head_ - heads_.first) * rows_; }
+  ScratchRows queries() noexcept { return scratch_.queries(first_row()); }
+  ScratchRows sums() noexcept { return scratch_.sums(first_row()); }
+  ScratchRows rotated_sums() noexcept { return scratch_.rotated_sums(first_row()); }
+  ScratchRows weights() noexcept { return scratch_.weights(); }
+  float* running_max() noexcept { return scratch_.running_max() + first_row(); }
+  float* running_sum() noexcept { return scratch_.running_sum() + first_row(); }
+  void clear(const ScratchRows& rows) noexcept {
+    std::memset(rows.data, 0, sizeof(float) * std::size_t(rows_ * rows.stride));
+  }
+  kernels::Rows left(const ScratchRows& rows, Index first = 0) const noexcept {
+    return {rows.data + first, rows.stride, rows_};
+  }
+
   /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in [begin, end).
   template <class Visible>
   void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end, Visible visible) noexcept {
@@ -81,33 +112,36 @@ class RowBlock {
     const Index stop = std::min(end, buffer_first + buffer.count());
     for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
       const Index count = std::min(buffer_first + buffer.count() - first, page_tokens);
-      clear_scores();
-      kernels_.dense_scores(buffer.view(kv_head_, first - buffer_first, count), scratch_.key_stride(),
-                            {scratch_.queries(), scratch_.key_stride(), rows_}, {scratch_.weights(), page_tokens},
-                            scratch_.product());
+      clear(weights());
+      kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
+                            weights(), scratch_.product());
       finish_span(first, count, visible);
     }
   }
 
-  /// Sums of packed values, which are rotated where the values are.
-  float* packed_sums() noexcept { return values_.rotated() ? scratch_.rotated_sums() : scratch_.sums(); }
-
   void add_rotated(Index r) noexcept {
-    float* rotated = scratch_.rotated_sums() + r * scratch_.value_stride();
-    float* sums = scratch_.sums() + r * scratch_.value_stride();
+    float* rotated = rotated_sums().row(r);
+    float* to = sums().row(r);
     rotate_hadamard(rotated, values_.dim());
-    for (Index i = 0; i < values_.dim(); ++i) sums[i] += rotated[i];
+    for (Index i = 0; i < values_.dim(); ++i) to[i] += rotated[i];
   }
 
-  void clear_scores() noexcept { std::memset(scratch_.weights(), 0, sizeof(float) * std::size_t(rows_ * page_tokens)); }
+  /// View of a page's panel, with the one to be read next.
+  kernels::PanelView view(const SideStore& side, Index page, Index groups, Index lanes, Index depth) noexcept {
+    kernels::PanelView view =
+        view_panel(kernels_, side.layout(), side.panel(page, head_), groups, lanes, depth, metadata_);
+    if (head_ + 1 < heads_.first + heads_.count)
+      view.next = side.panel(page, head_ + 1);
+    else if (page + 1 < side.pages().size())
+      view.next = side.panel(page + 1, heads_.first);
+    return view;
+  }
 
   void packed_scores(Index page) noexcept {
     const PanelLayout& layout = keys_.layout();
-    const unsigned char* panel = keys_.panel(page, kv_head_);
     const Index count = keys_.pages()[page].count;
     const Index groups = (count + layout.group_size() - 1) / layout.group_size();
-    const kernels::PanelView view = view_panel(kernels_, layout, panel, groups, count, layout.depth, metadata_);
-    kernels_.packed_product(view, {scratch_.queries(), scratch_.key_stride(), rows_}, {scratch_.weights(), page_tokens},
+    kernels_.packed_product(view(keys_, page, groups, count, layout.depth), left(queries()), weights(),
                             scratch_.product());
   }
 
@@ -116,14 +150,13 @@ class RowBlock {
     for (Index r = 0; r < rows_; ++r) {
       const TokenRange range = visible(r);
       const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
-      float* row = scratch_.weights() + r * page_tokens;
+      float* row = weights().row(r);
       for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
-      const float factor = kernels_.softmax(row, seen, scratch_.running_max()[r], scratch_.running_sum()[r]);
+      const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
       for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
       if (factor == 1.0f) continue;
-      kernels_.multiply(scratch_.sums() + r * scratch_.value_stride(), scratch_.value_stride(), factor);
-      if (values_.rotated())
-        kernels_.multiply(scratch_.rotated_sums() + r * scratch_.value_stride(), scratch_.value_stride(), factor);
+      kernels_.multiply(sums().row(r), sums().stride, factor);
+      if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
     }
     add_values(first, first + count);
   }
@@ -147,9 +180,8 @@ class RowBlock {
 
   /// Tokens [token, end), of which the first is number `at` of the buffer; weights start with token `first`.
   void dense_values(const TokenBuffer& buffer, Index at, Index token, Index end, Index first) noexcept {
-    kernels_.dense_sums(buffer.view(kv_head_, at, end - token), scratch_.value_stride(),
-                        {scratch_.weights() + (token - first), page_tokens, rows_},
-                        {scratch_.sums(), scratch_.value_stride()}, scratch_.product());
+    kernels_.dense_sums(buffer.view(head_, at, end - token), sums().stride, left(weights(), token - first), sums(),
+                        scratch_.product());
   }
 
   /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
@@ -166,22 +198,16 @@ class RowBlock {
 
   void packed_values(Index page, Index token, Index stop, Index first) noexcept {
     const PanelLayout& layout = values_.layout();
-    const unsigned char* panel = values_.panel(page, kv_head_);
     const Index slot = token - values_.pages()[page].first;
-    const float* weights = scratch_.weights();
+    ScratchRows slots = weights();
     if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed
-      weights = scratch_.shifted_weights();
-      for (Index r = 0; r < rows_; ++r) {
-        float* to = scratch_.shifted_weights() + r * page_tokens;
-        std::memset(to, 0, sizeof(float) * std::size_t(page_tokens));
-        std::memcpy(to + slot, scratch_.weights() + r * page_tokens + (token - first),
-                    sizeof(float) * std::size_t(stop - token));
-      }
+      slots = scratch_.shifted_weights();
+      clear(slots);
+      for (Index r = 0; r < rows_; ++r)
+        std::memcpy(slots.row(r) + slot, weights().row(r) + (token - first), sizeof(float) * std::size_t(stop - token));
     }
-    const kernels::PanelView view =
-        view_panel(kernels_, layout, panel, layout.groups(), layout.lanes, slot + stop - token, metadata_);
-    kernels_.packed_product(view, {weights, page_tokens, rows_}, {packed_sums(), scratch_.value_stride()},
-                            scratch_.product());
+    kernels_.packed_product(view(values_, page, layout.groups(), layout.lanes, slot + stop - token),
+                            left(slots), values_.rotated() ? rotated_sums() : sums(), scratch_.product());
   }
 
   const kernels::Table& kernels_;
@@ -189,8 +215,9 @@ class RowBlock {
   const SideStore& values_;
   AttentionScratch& scratch_;
   PanelMetadata metadata_;
-  Index kv_head_;
+  HeadRange heads_;
   Index rows_;
+  Index head_ = 0;
 };
 
 /// Writes softmax(scale * q.K^T) V for every query; scores are kept as base-2 logarithms.
@@ -200,10 +227,12 @@ inline void attend(const kernels::Table& kernels, const SideStore& keys, const S
   constexpr float log2_e = 1.44269504f;
   const Index group = queries.heads / kv_heads;
   const Index length = keys.length();
-  for (Index head = 0; head < kv_heads; ++head)
-    for (Index row = 0; row < queries.tokens * group; row += attention_rows) {
-      const Index rows = queries.tokens * group - row < attention_rows ? queries.tokens * group - row : attention_rows;
-      RowBlock block(kernels, keys, values, scratch, head, rows);
+  const Index head_rows = queries.tokens * group;
+  const Index heads = head_rows < attention_rows ? attention_rows / head_rows : 1;
+  for (Index head = 0; head < kv_heads; head += heads)
+    for (Index row = 0; row < head_rows; row += attention_rows) {
+      const Index rows = std::min(head_rows - row, attention_rows);
+      RowBlock block(kernels, keys, values, scratch, {head, std::min(heads, kv_heads - head)}, rows);
       block.load_queries(queries, row, group, scale * log2_e);
       block.run([&](Index r) -> TokenRange {
         const Index own = length - queries.tokens + (row + r) / group;

@@ -6,9 +6,14 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// Query rows (query token x query head of one kv head) that are attended together: enough to share every dequantized
+/// Query rows (query token x query head) that are attended together: enough to share every dequantized
 /// tile many times, few enough that scores and sums stay in the second-level cache.
 constexpr Index attention_rows = 128;
+
+/// Rows of floats in scratch, and what a kernel adds to.
+struct ScratchRows : kernels::ResultRows {
+  float* row(Index r) const noexcept { return data + r * stride; }
+};
 
 /// Float arrays in one block of memory.
 class AttentionScratch {
@@ -38,14 +43,13 @@ class AttentionScratch {
   }
 
   Index bytes() const noexcept { return memory_.bytes(); }
-  Index key_stride() const noexcept { return key_stride_; }
-  Index value_stride() const noexcept { return value_stride_; }
-  float* queries() noexcept { return at(0); }
-  float* weights() noexcept { return at(1); }
-  float* shifted_weights() noexcept { return at(2); }
-  float* sums() noexcept { return at(3); }
+  /// From row `first` on.
+  ScratchRows queries(Index first) noexcept { return {at(0) + first * key_stride_, key_stride_}; }
+  ScratchRows weights() noexcept { return {at(1), page_tokens}; }
+  ScratchRows shifted_weights() noexcept { return {at(2), page_tokens}; }
+  ScratchRows sums(Index first) noexcept { return {at(3) + first * value_stride_, value_stride_}; }
   /// Sums of rotated values, apart from the others until the end.
-  float* rotated_sums() noexcept { return at(4); }
+  ScratchRows rotated_sums(Index first) noexcept { return {at(4) + first * value_stride_, value_stride_}; }
   float* running_max() noexcept { return at(5); }
   float* running_sum() noexcept { return at(6); }
   float* scales() noexcept { return at(7); }

@@ -282,7 +282,7 @@ class SequenceCache : public KVCache {
       return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
                            number(out.tokens), number(first), number(from.length()));
     const PanelMetadata metadata{scratch_.scales(), scratch_.zero_points()};
-    from.read(*kernels_, kv_head, first, out, metadata, scratch_.product(), scratch_.sums());
+    from.read(*kernels_, kv_head, first, out, metadata, scratch_.product(), scratch_.sums(0).data);
     return {};
   }
 

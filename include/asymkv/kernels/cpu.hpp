@@ -10,10 +10,11 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
-/// Registers that decide: cpuid leaf 1 ecx, leaf 7 ebx, and XCR0 (0 without OSXSAVE).
+/// Registers that decide: cpuid leaf 1 ecx, leaf 7 ebx and ecx, and XCR0 (0 without OSXSAVE).
 struct CpuidWords {
   std::uint32_t leaf1_ecx = 0;
   std::uint32_t leaf7_ebx = 0;
+  std::uint32_t leaf7_ecx = 0;
   std::uint64_t xcr0 = 0;
 };
 
@@ -22,6 +23,7 @@ constexpr std::uint32_t decode_isas(const CpuidWords& words) noexcept {
   constexpr std::uint32_t fma_osxsave_avx_f16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
   constexpr std::uint32_t avx2 = 1u << 5;
   constexpr std::uint32_t avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+  constexpr std::uint32_t avx512_vnni = 1u << 11;
   constexpr std::uint64_t ymm_saved = 0x06;
   constexpr std::uint64_t zmm_saved = 0xe6;
   std::uint32_t isas = 1u << int(Isa::scalar);
@@ -30,7 +32,8 @@ constexpr std::uint32_t decode_isas(const CpuidWords& words) noexcept {
   isas |= 1u << int(Isa::avx2);
   if ((words.leaf7_ebx & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) return isas;
   if ((words.xcr0 & zmm_saved) != zmm_saved) return isas;
-  return isas | 1u << int(Isa::avx512);
+  isas |= 1u << int(Isa::avx512);
+  return (words.leaf7_ecx & avx512_vnni) == 0 ? isas : isas | 1u << int(Isa::avx512_vnni);
 }
 
 inline CpuidWords read_cpuid() noexcept {
@@ -44,7 +47,10 @@ inline CpuidWords read_cpuid() noexcept {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     words.xcr0 = std::uint64_t(high) << 32 | low;
   }
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) words.leaf7_ebx = ebx;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) {
+    words.leaf7_ebx = ebx;
+    words.leaf7_ecx = ecx;
+  }
 #endif
   return words;
 }

@@ -6,10 +6,12 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-enum class Isa : std::uint8_t { scalar, avx2, avx512 };
-constexpr int isa_count = 3;
+/// avx512 is F, BW, DQ and VL.
+enum class Isa : std::uint8_t { scalar, avx2, avx512, avx512_vnni };
+constexpr int isa_count = 4;
 constexpr const char* isa_name(Isa isa) noexcept {
-  return isa == Isa::scalar ? "scalar" : isa == Isa::avx2 ? "avx2" : "avx512";
+  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512", "avx512vnni"};
+  return names[int(isa)];
 }
 
 namespace kernels {
@@ -25,15 +27,16 @@ struct ResultRows {
   Index stride;
 };
 
-/// A panel to multiply with: its metadata as floats [groups][layout.depth_stride()], and how much of it to read. Rows
+/// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of it to read. Rows
 /// on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;
   const float* scales;
-  const float* zero_points;
+  const float* zero_points;  ///< null where they follow from the scales
   Index lanes;
   Index depth;
+  const unsigned char* next;  ///< a panel of the same layout that will be read next, or this one
   /// Of mixed widths.
   const unsigned char* widths() const noexcept { return panel + layout.widths_offset(); }
 };

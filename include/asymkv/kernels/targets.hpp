@@ -32,6 +32,8 @@
 // clang-format off
 #define ASYMKV_REGION_AVX512 \
   _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
+#define ASYMKV_REGION_AVX512_VNNI \
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni\"))), apply_to = function)")
 // clang-format on
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
@@ -39,6 +41,8 @@
 #define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
 #define ASYMKV_REGION_AVX512 \
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\")")
+#define ASYMKV_REGION_AVX512_VNNI \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni\")")
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
 
@@ -50,6 +54,9 @@ constexpr Isa kIsa = Isa::scalar;
 // the order counts
 // clang-format off
 #include "asymkv/kernels/simd/scalar.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+#include "asymkv/kernels/text/tile.inl"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
@@ -68,6 +75,9 @@ constexpr Isa kIsa = Isa::avx2;
 // the order counts
 // clang-format off
 #include "asymkv/kernels/simd/avx2.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+#include "asymkv/kernels/text/tile.inl"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
@@ -90,6 +100,10 @@ constexpr Isa kIsa = Isa::avx512;
 // the order counts
 // clang-format off
 #include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/simd/avx512_madd.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+#include "asymkv/kernels/text/tile.inl"
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
@@ -99,6 +113,35 @@ constexpr Isa kIsa = Isa::avx512;
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace avx512
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+ASYMKV_REGION_END
+
+ASYMKV_REGION_AVX512_VNNI
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+namespace avx512_vnni {
+constexpr Isa kIsa = Isa::avx512_vnni;
+// the order counts
+// clang-format off
+#include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/simd/avx512_vnni.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+#include "asymkv/kernels/text/tile.inl"
+#include "asymkv/kernels/text/product.inl"
+#include "asymkv/kernels/text/dense.inl"
+#include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/gather.inl"
+#include "asymkv/kernels/text/quantize.inl"
+#include "asymkv/kernels/text/pack.inl"
+#include "asymkv/kernels/text/table.inl"
+// clang-format on
+}  // namespace avx512_vnni
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif

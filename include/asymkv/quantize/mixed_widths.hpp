@@ -16,9 +16,9 @@ constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
 /// Channels that a vector of each plane holds.
 constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
-/// Slots of a lane tile are at most so many: each holds one channel's bits of one plane, or pads a vector. A channel
-/// may have three (4, 2 and 1 bits), and each plane pads one vector.
-constexpr Index mixed_slots(Index depth) noexcept { return 3 * round_up(depth, block_depth) + 64; }
+/// Elements that rows have in the order of mixed codes, at most: one for each channel's bits of each plane, of which it
+/// may have three (4, 2 and 1 bits), and up to 48 behind each plane.
+constexpr Index mixed_slots(Index depth) noexcept { return 3 * round_up(depth, block_depth) + 192; }
 
 /// Channels of each plane in the order of their slots.
 struct PlaneOrder {
@@ -27,11 +27,9 @@ struct PlaneOrder {
   Index vectors(int plane) const noexcept { return (count[plane] + plane_channels[plane] - 1) / plane_channels[plane]; }
 };
 
-/// Which of the 16 channels from 16 * batch on have a plane, as bits. `widths` are the sets of panel.hpp.
-inline std::uint32_t plane_mask(const PanelLayout& layout, const unsigned char* widths, int plane,
-                                Index batch) noexcept {
-  const unsigned char* at = widths + plane * layout.width_set_bytes() + 2 * batch;
-  return std::uint32_t(at[0]) | std::uint32_t(at[1]) << 8;
+/// Which of the 16 channels from 16 * batch on are in a set, as bits.
+inline std::uint32_t set_mask(const unsigned char* set, Index batch) noexcept {
+  return std::uint32_t(set[2 * batch]) | std::uint32_t(set[2 * batch + 1]) << 8;
 }
 
 /// O(depth).
@@ -39,7 +37,7 @@ inline PlaneOrder read_plane_order(const PanelLayout& layout, const unsigned cha
   PlaneOrder order;
   for (int plane = 0; plane < plane_count; ++plane)
     for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch)
-      for (std::uint32_t mask = plane_mask(layout, widths, plane, batch); mask != 0; mask &= mask - 1)
+      for (std::uint32_t mask = set_mask(widths + plane * layout.width_set_bytes(), batch); mask != 0; mask &= mask - 1)
         order.channels[plane][order.count[plane]++] = std::uint16_t(16 * batch + __builtin_ctz(mask));
   return order;
 }

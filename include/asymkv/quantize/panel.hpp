@@ -62,7 +62,10 @@ struct PanelLayout {
   Index depth = 0;
 
   constexpr Index group_size() const noexcept { return format.group_size; }
-  constexpr Index groups() const noexcept { return (lanes + group_size() - 1) / group_size(); }
+  /// Without a division: kernels ask once a page.
+  constexpr Index groups() const noexcept {
+    return (lanes + group_size() - 1) >> (group_size() == 32 ? 5 : group_size() == 64 ? 6 : 7);
+  }
   constexpr Index depth_blocks() const noexcept { return (depth + block_depth - 1) / block_depth; }
   constexpr Index depth_stride() const noexcept { return round_up(depth, tile_lanes); }
   constexpr Index block_bytes() const noexcept { return format.bits * 64; }

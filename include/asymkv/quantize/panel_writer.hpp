@@ -155,14 +155,11 @@ inline kernels::PanelView view_panel(const kernels::Table& kernels, const PanelL
     kernels.compact_to_floats(scales, count, metadata.scales);
   else
     kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(scales), count, metadata.scales);
-  if (layout.format.zero_point == ZeroPoint::affine) {
-    kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
-                           metadata.zero_points);
-  } else {
-    const float factor = symmetric_zero_point(layout.format.bits);
-    for (Index i = 0; i < count; ++i) metadata.zero_points[i] = metadata.scales[i] * factor;
-  }
-  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth};
+  if (layout.format.zero_point == ZeroPoint::symmetric)
+    return {layout, panel, metadata.scales, nullptr, lanes, depth, panel};
+  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
+                         metadata.zero_points);
+  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth, panel};
 }
 
 /// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `metadata`

@@ -9,6 +9,8 @@ struct U32x16 {
 };
 
 constexpr int kAccumulators = 6;
+constexpr int kPanelTiles = 2;
+constexpr int kDotRows = 4;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
 
@@ -180,6 +182,41 @@ inline std::uint32_t max_word(U32x16 a) {
   const __m128i m4 = _mm_max_epu32(_mm256_castsi256_si128(m8), _mm256_extracti128_si256(m8, 1));
   const __m128i m2 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0x4e));
   return std::uint32_t(_mm_cvtsi128_si32(_mm_max_epu32(m2, _mm_shuffle_epi32(m2, 0xb1))));
+}
+inline F32x16 absolute(F32x16 a) { return as_floats(bit_and(as_words(a), 0x7fffffffu)); }
+inline F32x16 to_floats(U32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+/// Words of -128..127 as bytes.
+inline void store_narrow(std::int8_t* p, __m256i lo, __m256i hi) {
+  const __m256i ordered = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
+  const __m256i half = _mm256_set1_epi32(64), lo = _mm256_cvtps_epi32(a.lo), hi = _mm256_cvtps_epi32(a.hi);
+  const __m256i top_lo = _mm256_srai_epi32(_mm256_add_epi32(lo, half), 7);
+  const __m256i top_hi = _mm256_srai_epi32(_mm256_add_epi32(hi, half), 7);
+  store_narrow(high, top_lo, top_hi);
+  store_narrow(low, _mm256_sub_epi32(lo, _mm256_slli_epi32(top_lo, 7)),
+               _mm256_sub_epi32(hi, _mm256_slli_epi32(top_hi, 7)));
+}
+inline U32x16 broadcast_quad(const std::int8_t* p) {
+  int quad;
+  std::memcpy(&quad, p, 4);
+  return {_mm256_set1_epi32(quad), _mm256_set1_epi32(quad)};
+}
+/// Products of up to six bits fit 16 bits in pairs; of eight, even and odd bytes go apart.
+template <int Bits>
+inline __m256i dot_bytes_256(__m256i sums, __m256i codes, __m256i row) {
+  if constexpr (Bits <= 6)
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, row), _mm256_set1_epi16(1)));
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16(row, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(row, 8));
+  return _mm256_add_epi32(sums, _mm256_add_epi32(even, odd));
+}
+template <int Bits>
+inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
+  return {dot_bytes_256<Bits>(sums.lo, codes.lo, row.lo), dot_bytes_256<Bits>(sums.hi, codes.hi, row.hi)};
 }
 template <int Width, int Exponent>
 inline F32x16 field(U32x16 a) {

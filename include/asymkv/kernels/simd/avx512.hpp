@@ -9,6 +9,8 @@ struct U32x16 {
 };
 
 constexpr int kAccumulators = 16;
+constexpr int kPanelTiles = 8;
+constexpr int kDotRows = 4;
 constexpr int kTiles = 2;
 constexpr int kRows = 8;
 
@@ -115,6 +117,21 @@ inline U32x16 as_words(F32x16 a) { return {_mm512_castps_si512(a.v)}; }
 inline F32x16 as_floats(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
+
+inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 to_floats(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
+  const __m512i whole = _mm512_cvtps_epi32(a.v);
+  const __m512i top = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(64)), 7);
+  const __m512i rest = _mm512_sub_epi32(whole, _mm512_slli_epi32(top, 7));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(top));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(rest));
+}
+inline U32x16 broadcast_quad(const std::int8_t* p) {
+  int quad;
+  std::memcpy(&quad, p, 4);
+  return {_mm512_set1_epi32(quad)};
+}
 
 template <int Width, int Exponent>
 struct FieldTable {

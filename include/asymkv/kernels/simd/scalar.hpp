@@ -11,7 +11,10 @@ struct U32x16 {
 
 /// Register budget: result vectors that a product keeps at once.
 constexpr int kAccumulators = 4;
-/// Lane tiles that a product over packed codes handles together.
+/// Lane tiles that a product over packed codes handles together, of one row; and most of its rows.
+constexpr int kPanelTiles = 1;
+constexpr int kDotRows = 4;
+/// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;
 /// Most rows of a product over a float tile.
 constexpr int kRows = 4;
@@ -178,6 +181,35 @@ inline std::uint32_t max_word(U32x16 a) {
   std::uint32_t m = 0;
   for (int i = 0; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
+}
+inline F32x16 absolute(F32x16 a) {
+  return each_lane([&](int i) { return a.v[i] < 0.0f ? -a.v[i] : a.v[i]; });
+}
+/// Words as signed numbers.
+inline F32x16 to_floats(U32x16 a) {
+  return each_lane([&](int i) { return float(std::int32_t(a.v[i])); });
+}
+/// Whole numbers of at most 16256 in magnitude as 128 * high + low.
+inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
+  for (int i = 0; i < 16; ++i) {
+    const int whole = int(a.v[i]);
+    high[i] = std::int8_t((whole + 64) >> 7);
+    low[i] = std::int8_t(whole - 128 * high[i]);
+  }
+}
+/// Four bytes in each word.
+inline U32x16 broadcast_quad(const std::int8_t* p) {
+  U32x16 r;
+  for (std::uint32_t& word : r.v) std::memcpy(&word, p, 4);
+  return r;
+}
+/// Adds, in each word, the products of four unsigned bytes of Bits bits with four signed ones, exactly.
+template <int Bits>
+inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
+  for (int i = 0; i < 16; ++i)
+    for (int b = 0; b < 32; b += 8)
+      sums.v[i] += (codes.v[i] >> b & 255u) * std::uint32_t(std::int8_t(row.v[i] >> b & 255u));
+  return sums;
 }
 /// The low Width bits of each word, as float, times 2^Exponent.
 template <int Width, int Exponent>

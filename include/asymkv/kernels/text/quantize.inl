@@ -23,8 +23,6 @@ inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
   return metadata == Metadata::fp16 ? round_half(scale) : round_compact(scale);
 }
 
-inline F32x16 absolute(F32x16 x) { return as_floats(bit_and(as_words(x), 0x7fffffffu)); }
-
 /// Nearest codes of 0..levels for a scale that may be 0.
 inline F32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
   return round_even(max(min(mul(sub(x, zero_point), inverse), levels), broadcast(0.0f)));

@@ -1,0 +1,116 @@
+// dequantize.inl: packed codes to floats. Included once per instruction set, after its vector layer.
+
+/// Stands for the number of bits where widths are mixed.
+constexpr int kMixed = 0;
+
+/// Calls function(std::integral_constant<int, bits>).
+template <class Function>
+inline void with_packed_bits(int bits, Function function) {
+  switch (bits) {
+    case 1:
+      return function(std::integral_constant<int, 1>());
+    case 2:
+      return function(std::integral_constant<int, 2>());
+    case 3:
+      return function(std::integral_constant<int, 3>());
+    case 4:
+      return function(std::integral_constant<int, 4>());
+    case 5:
+      return function(std::integral_constant<int, 5>());
+    case 6:
+      return function(std::integral_constant<int, 6>());
+    default:
+      return function(std::integral_constant<int, 8>());
+  }
+}
+
+/// The same for formats: kMixed for mixed widths.
+template <class Function>
+inline void with_bits(const Format& format, Function function) {
+  if (format.mixed()) return function(std::integral_constant<int, kMixed>());
+  with_packed_bits(format.bits, function);
+}
+
+/// Codes of 16 lanes at the four depths of quad q of a block, as floats.
+template <int Bits>
+inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
+  constexpr Planes planes = planes_of(Bits);
+  constexpr int fields = 8 / planes.low;
+  const U32x16 low = shift_right(load_words(block + 64 * (q / fields)), planes.low * (q % fields));
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) codes[i] = field<planes.low, 0>(shift_right(low, 8 * i));
+  if constexpr (planes.high != 0) {
+    constexpr int high_fields = 8 / planes.high;
+    const U32x16 high =
+        shift_right(load_words(block + 64 * (planes.low + q / high_fields)), planes.high * (q % high_fields));
+    ASYMKV_UNROLL
+    for (int i = 0; i < 4; ++i) codes[i] = add(codes[i], field<planes.high, planes.low>(shift_right(high, 8 * i)));
+  }
+}
+
+/// Adds one plane of `count` channels to their codes, out[channel], and makes their weights those of the next plane.
+template <int Width>
+inline void add_plane(const unsigned char* codes, const std::uint16_t* channels, Index count, float* weights, float* out,
+                      Index out_stride) {
+  for (Index slot = 0; slot < count; slot += 4) {
+    F32x16 quad[4];
+    unpack_quad<Width>(codes + slot / 32 * (Width * 64), int(slot % 32 / 4), quad);
+    for (Index i = 0; i < 4 && slot + i < count; ++i) {
+      float* to = out + channels[slot + i] * out_stride;
+      float& weight = weights[channels[slot + i]];
+      store(to, fma(quad[i], broadcast(weight), load(to)));
+      weight *= float(1 << Width);
+    }
+  }
+}
+
+inline void dequantize_mixed(const PanelView& panel, const PlaneOrder& order, const unsigned char* codes,
+                             const float* scales, const float* zero_points, float* out, Index out_stride) {
+  float weights[mixed_depth_limit];
+  for (Index d = 0; d < panel.depth; ++d) {
+    weights[d] = 1.0f;
+    store(out + d * out_stride, broadcast(0.0f));
+  }
+  const auto plane = [&](auto bits, int i) {
+    add_plane<bits()>(codes, order.channels[i], order.count[i], weights, out, out_stride);
+    codes += 64 * order.vectors(i);
+  };
+  plane(std::integral_constant<int, 8>(), 0);
+  plane(std::integral_constant<int, 4>(), 1);
+  plane(std::integral_constant<int, 2>(), 2);
+  plane(std::integral_constant<int, 1>(), 3);
+  for (Index d = 0; d < panel.depth; ++d)
+    store(out + d * out_stride, fma(load(out + d * out_stride), broadcast(scales[d]), broadcast(zero_points[d])));
+}
+
+inline PlaneOrder plane_order(const PanelView& panel) {
+  return panel.layout.format.mixed() ? read_plane_order(panel.layout, panel.widths()) : PlaneOrder();
+}
+
+/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is that of
+/// mixed widths.
+template <int Bits>
+inline void dequantize_tile(const PanelView& panel, const PlaneOrder& order, Index tile, float* out, Index out_stride) {
+  const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
+  const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
+  const float* scales = panel.scales + metadata;
+  const float* zero_points = panel.zero_points == nullptr ? nullptr : panel.zero_points + metadata;
+  const float symmetric = symmetric_zero_point(panel.layout.format.bits);
+  if constexpr (Bits == kMixed) {
+    dequantize_mixed(panel, order, codes, scales, zero_points, out, out_stride);
+  } else {
+    for (Index d = 0; d < panel.depth; d += 4) {
+      F32x16 quad[4];
+      unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
+      for (Index i = 0; i < 4 && d + i < panel.depth; ++i) {
+        const float zero_point = zero_points == nullptr ? scales[d + i] * symmetric : zero_points[d + i];
+        store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_point)));
+      }
+    }
+  }
+}
+
+inline void dequantize(const PanelView& panel, Index tile, float* out) {
+  const PlaneOrder order = plane_order(panel);
+  with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, order, tile, out, tile_lanes); });
+}
