@@ -9,13 +9,15 @@ using support::ForcedIsa;
 
 constexpr std::uint32_t kLeaf1 = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
 constexpr std::uint32_t kAvx512 = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-static_assert(decode_isas({0, 0, 0}) == 1, "scalar always");
-static_assert(decode_isas({kLeaf1, 1u << 5, 6}) == 3, "AVX2 with FMA and F16C");
-static_assert(decode_isas({kLeaf1, 1u << 5, 2}) == 1, "system does not save ymm");
-static_assert(decode_isas({kLeaf1 & ~(1u << 27), 1u << 5, 6}) == 1, "no OSXSAVE");
-static_assert(decode_isas({kLeaf1, kAvx512, 0xe6}) == 7, "AVX-512");
-static_assert(decode_isas({kLeaf1, kAvx512, 6}) == 3, "system does not save zmm");
-static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), 0xe6}) == 3, "no BW");
+static_assert(decode_isas({0, 0, 0, 0}) == 1, "scalar always");
+static_assert(decode_isas({kLeaf1, 1u << 5, 0, 6}) == 3, "AVX2 with FMA and F16C");
+static_assert(decode_isas({kLeaf1, 1u << 5, 0, 2}) == 1, "system does not save ymm");
+static_assert(decode_isas({kLeaf1 & ~(1u << 27), 1u << 5, 0, 6}) == 1, "no OSXSAVE");
+constexpr std::uint32_t kVnni = 1u << 11;
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni, 0xe6}) == 7, "AVX-512");
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni, 6}) == 3, "system does not save zmm");
+static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), kVnni, 0xe6}) == 3, "no BW");
+static_assert(decode_isas({kLeaf1, kAvx512, 0, 0xe6}) == 3, "no VNNI");
 
 TEST(Dispatch, ForcingForces) {
   const CacheShape shape{1, 1, 32, 32};

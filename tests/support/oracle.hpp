@@ -59,10 +59,12 @@ struct Matrix {
 };
 
 /// What a cache keeps of a matrix, and |code * scale| + |minimum| of every number (its magnitude where it is not
-/// quantized): a kernel may add such terms one by one, so rounding errors are relative to them.
+/// quantized): a kernel may add such terms one by one, so rounding errors are relative to them. Codes and scales are 0
+/// where nothing is quantized.
 struct Kept {
-  Matrix numbers, magnitudes;
-  Kept(const Matrix& x, Rounding rounding) : numbers(x), magnitudes(x) {
+  Matrix numbers, magnitudes, codes, scales;
+  Kept(const Matrix& x, Rounding rounding)
+      : numbers(x), magnitudes(x), codes(x.rows, x.columns), scales(x.rows, x.columns) {
     for (double& number : numbers.data) number = rounding(number);
     for (std::size_t i = 0; i < numbers.data.size(); ++i) magnitudes.data[i] = std::fabs(numbers.data[i]);
   }
@@ -80,6 +82,8 @@ void quantize_line(Kept& x, At at, int first, int last, int group, int bits) {
       const double above = q.codes[std::size_t(i)] * q.scale;
       x.numbers.data[at(g + i)] = above + q.minimum;
       x.magnitudes.data[at(g + i)] = std::fabs(above) + std::fabs(q.minimum);
+      x.codes.data[at(g + i)] = q.codes[std::size_t(i)];
+      x.scales.data[at(g + i)] = q.scale;
     }
   }
 }
@@ -101,6 +105,11 @@ struct Attention {
   std::vector<double> output;
   std::vector<double> magnitude;  ///< sum over t of weight_t |v_t|, an element of the output each
   double score_magnitude = 0.0;   ///< greatest sum over c of scale |q_c| |k_tc|
+  /// What rounding the left factors (queries and weights, each times the scale of its group) to a share of the greatest
+  /// of them costs, for one unit of that share: greatest |q_c| s_tc, times the root of the sum of squared codes. Worst
+  /// score, and each element of the output.
+  double score_rounding = 0.0;
+  std::vector<double> rounding;
 };
 
 inline Attention attention(const std::vector<double>& query, const Kept& keys, const Kept& values, int first, int last,
@@ -109,11 +118,14 @@ inline Attention attention(const std::vector<double>& query, const Kept& keys, c
   std::vector<double> weights(std::size_t(last), 0.0);
   double greatest = -INFINITY, sum = 0.0;
   for (int t = first; t < last; ++t) {
-    double score = 0.0, magnitude = 0.0;
+    double score = 0.0, magnitude = 0.0, greatest_factor = 0.0, squares = 0.0;
     for (int c = 0; c < keys.numbers.columns; ++c) {
       score += scale * query[std::size_t(c)] * keys.numbers(t, c);
       magnitude += scale * std::fabs(query[std::size_t(c)]) * keys.magnitudes(t, c);
+      greatest_factor = std::fmax(greatest_factor, scale * std::fabs(query[std::size_t(c)]) * keys.scales(t, c));
+      squares += keys.codes(t, c) * keys.codes(t, c);
     }
+    result.score_rounding = std::fmax(result.score_rounding, greatest_factor * std::sqrt(squares));
     weights[std::size_t(t)] = score;
     greatest = std::fmax(greatest, score);
     result.score_magnitude = std::fmax(result.score_magnitude, magnitude);
@@ -121,12 +133,17 @@ inline Attention attention(const std::vector<double>& query, const Kept& keys, c
   for (int t = first; t < last; ++t) sum += weights[std::size_t(t)] = std::exp(weights[std::size_t(t)] - greatest);
   result.output.resize(std::size_t(values.numbers.columns));
   result.magnitude.resize(result.output.size());
+  result.rounding.resize(result.output.size());
+  std::vector<double> factors(result.output.size());
   for (int t = first; t < last; ++t)
     for (int c = 0; c < values.numbers.columns; ++c) {
       const double weight = weights[std::size_t(t)] / sum;
       result.output[std::size_t(c)] += weight * values.numbers(t, c);
       result.magnitude[std::size_t(c)] += weight * values.magnitudes(t, c);
+      factors[std::size_t(c)] = std::fmax(factors[std::size_t(c)], weight * values.scales(t, c));
+      result.rounding[std::size_t(c)] += values.codes(t, c) * values.codes(t, c);
     }
+  for (std::size_t c = 0; c < factors.size(); ++c) result.rounding[c] = factors[c] * std::sqrt(result.rounding[c]);
   return result;
 }
 

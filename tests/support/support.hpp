@@ -15,7 +15,7 @@ using RowMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::Ro
 
 inline std::vector<Isa> machine_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni})
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
     if (asymkv::isa_supported(isa)) isas.push_back(isa);
   return isas;
 }

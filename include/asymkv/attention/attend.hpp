@@ -22,9 +22,9 @@ struct HeadRange {
   Index first, count;
 };
 
-/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Row r of a head is query token
-/// r / group of the block's first row on, query head kv_head*group + r % group. Pages are read in the order of memory:
-/// all heads of one, then the next.
+/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Row r of a head is query
+/// token r / group of the block's first row on, query head kv_head*group + r % group. Pages are read in the order of
+/// memory: all heads of one, then the next.
 class RowBlock {
  public:
   RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
@@ -45,7 +45,8 @@ class RowBlock {
       for (Index r = 0; r < rows_; ++r) {
         const void* from = queries.row((first_row + r) / group, head_ * group + (first_row + r) % group);
         float* to = this->queries().row(r);
-        for (Index i = 0; i < queries.dim; ++i) to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
+        for (Index i = 0; i < queries.dim; ++i)
+          to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
         running_max()[r] = -std::numeric_limits<float>::infinity();
         running_sum()[r] = 0.0f;
       }
@@ -206,8 +207,8 @@ class RowBlock {
       for (Index r = 0; r < rows_; ++r)
         std::memcpy(slots.row(r) + slot, weights().row(r) + (token - first), sizeof(float) * std::size_t(stop - token));
     }
-    kernels_.packed_product(view(values_, page, layout.groups(), layout.lanes, slot + stop - token),
-                            left(slots), values_.rotated() ? rotated_sums() : sums(), scratch_.product());
+    kernels_.packed_product(view(values_, page, layout.groups(), layout.lanes, slot + stop - token), left(slots),
+                            values_.rotated() ? rotated_sums() : sums(), scratch_.product());
   }
 
   const kernels::Table& kernels_;

@@ -32,8 +32,8 @@ constexpr std::uint32_t decode_isas(const CpuidWords& words) noexcept {
   isas |= 1u << int(Isa::avx2);
   if ((words.leaf7_ebx & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) return isas;
   if ((words.xcr0 & zmm_saved) != zmm_saved) return isas;
-  isas |= 1u << int(Isa::avx512);
-  return (words.leaf7_ecx & avx512_vnni) == 0 ? isas : isas | 1u << int(Isa::avx512_vnni);
+  if ((words.leaf7_ecx & avx512_vnni) == 0) return isas;
+  return isas | 1u << int(Isa::avx512);
 }
 
 inline CpuidWords read_cpuid() noexcept {

@@ -24,8 +24,6 @@ inline std::uint32_t available_isas() noexcept {
 inline const Table* table_of(Isa isa) noexcept {
   switch (isa) {
 #if ASYMKV_X86
-    case Isa::avx512_vnni:
-      return avx512_vnni::table();
     case Isa::avx512:
       return avx512::table();
     case Isa::avx2:
@@ -54,7 +52,7 @@ inline Result<const Table*> choose_table() noexcept {
       return Status::error(ErrorCode::unsupported, "ASYMKV_FORCE_ISA: this machine has no %s", forced);
     }
   }
-  return Status::error(ErrorCode::invalid_argument, "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512, avx512vnni",
+  return Status::error(ErrorCode::invalid_argument, "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512",
                        forced);
 }
 

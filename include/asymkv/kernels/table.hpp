@@ -6,11 +6,11 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx512 is F, BW, DQ and VL.
-enum class Isa : std::uint8_t { scalar, avx2, avx512, avx512_vnni };
-constexpr int isa_count = 4;
+/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL and VNNI.
+enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+constexpr int isa_count = 3;
 constexpr const char* isa_name(Isa isa) noexcept {
-  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512", "avx512vnni"};
+  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512"};
   return names[int(isa)];
 }
 
@@ -27,8 +27,8 @@ struct ResultRows {
   Index stride;
 };
 
-/// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of it to read. Rows
-/// on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
+/// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of
+/// it to read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;
@@ -59,8 +59,8 @@ struct GroupCoding {
   float levels[16];
 };
 
-/// A batch of codes to be stored: depths batch*16 + [first, last) of lanes [lane, lane + lanes). `codes` has a row of 16
-/// for each lane from the first of lane's tile on, whole tiles.
+/// A batch of codes to be stored: depths batch*16 + [first, last) of lanes [lane, lane + lanes). `codes` has a row of
+/// 16 for each lane from the first of lane's tile on, whole tiles.
 struct CodeBatch {
   const unsigned char* codes;
   Index lane, lanes;

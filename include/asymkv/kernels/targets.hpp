@@ -25,23 +25,19 @@
 #endif
 
 #if defined(__clang__)
-#define ASYMKV_UNROLL _Pragma("clang loop unroll(full)")
+#define ASYMKV_UNROLL_FULLY _Pragma("clang loop unroll(full)")
 #define ASYMKV_REGION_AVX2 \
   _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
 // Clang wants one string literal
 // clang-format off
 #define ASYMKV_REGION_AVX512 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\"))), apply_to = function)")
-#define ASYMKV_REGION_AVX512_VNNI \
   _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni\"))), apply_to = function)")
 // clang-format on
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
-#define ASYMKV_UNROLL _Pragma("GCC unroll 16")
+#define ASYMKV_UNROLL_FULLY _Pragma("GCC unroll 16")
 #define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
 #define ASYMKV_REGION_AVX512 \
-  _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl\")")
-#define ASYMKV_REGION_AVX512_VNNI \
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni\")")
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
@@ -49,6 +45,7 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
+#define ASYMKV_UNROLL  // a lane each would be unrolled too
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
 // the order counts
@@ -66,6 +63,8 @@ constexpr Isa kIsa = Isa::scalar;
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace scalar
+#undef ASYMKV_UNROLL
+#define ASYMKV_UNROLL ASYMKV_UNROLL_FULLY
 
 #if ASYMKV_X86
 
@@ -100,7 +99,6 @@ constexpr Isa kIsa = Isa::avx512;
 // the order counts
 // clang-format off
 #include "asymkv/kernels/simd/avx512.hpp"
-#include "asymkv/kernels/simd/avx512_madd.hpp"
 #include "asymkv/kernels/text/dequantize.inl"
 #include "asymkv/kernels/text/dot.inl"
 #include "asymkv/kernels/text/tile.inl"
@@ -113,35 +111,6 @@ constexpr Isa kIsa = Isa::avx512;
 #include "asymkv/kernels/text/table.inl"
 // clang-format on
 }  // namespace avx512
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-ASYMKV_REGION_END
-
-ASYMKV_REGION_AVX512_VNNI
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-namespace avx512_vnni {
-constexpr Isa kIsa = Isa::avx512_vnni;
-// the order counts
-// clang-format off
-#include "asymkv/kernels/simd/avx512.hpp"
-#include "asymkv/kernels/simd/avx512_vnni.hpp"
-#include "asymkv/kernels/text/dequantize.inl"
-#include "asymkv/kernels/text/dot.inl"
-#include "asymkv/kernels/text/tile.inl"
-#include "asymkv/kernels/text/product.inl"
-#include "asymkv/kernels/text/dense.inl"
-#include "asymkv/kernels/text/softmax.inl"
-#include "asymkv/kernels/text/gather.inl"
-#include "asymkv/kernels/text/quantize.inl"
-#include "asymkv/kernels/text/pack.inl"
-#include "asymkv/kernels/text/table.inl"
-// clang-format on
-}  // namespace avx512_vnni
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif

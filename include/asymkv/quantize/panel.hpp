@@ -100,9 +100,7 @@ struct PlaneField {
   Index byte;  ///< behind the lane's word in the plane's first vector
   int shift, mask;
   PlaneField(Index depth, int width) noexcept
-      : byte(64 * (depth / 4 * width / 8) + depth % 4),
-        shift(int(depth / 4 * width % 8)),
-        mask((1 << width) - 1) {}
+      : byte(64 * (depth / 4 * width / 8) + depth % 4), shift(int(depth / 4 * width % 8)), mask((1 << width) - 1) {}
 };
 
 inline int extract_plane(const unsigned char* word, Index depth, int width) noexcept {

@@ -10,7 +10,7 @@ struct U32x16 {
 
 constexpr int kAccumulators = 6;
 constexpr int kPanelTiles = 2;
-constexpr int kDotRows = 4;
+constexpr int kDotRows = 1;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
 
@@ -139,7 +139,8 @@ inline void store_words(void* p, U32x16 a) {
 inline void load_quads_256(const unsigned char* rows, __m256i (&quads)[4]) {
   __m256i pairs[4], mixed[4];  // pairs[i]: rows i and i + 4
   for (int i = 0; i < 4; ++i)
-    pairs[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows + 16 * i)), load_128(rows + 16 * i + 64), 1);
+    pairs[i] =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(rows + 16 * i)), load_128(rows + 16 * i + 64), 1);
   for (int i = 0; i < 2; ++i) {
     mixed[2 * i] = _mm256_unpacklo_epi32(pairs[2 * i], pairs[2 * i + 1]);
     mixed[2 * i + 1] = _mm256_unpackhi_epi32(pairs[2 * i], pairs[2 * i + 1]);

@@ -1,5 +1,6 @@
-// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Meanings as in simd/scalar.hpp.
-// Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include guard, no includes.
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI): 16 lanes in one register. Meanings as in
+// simd/scalar.hpp. Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include
+// guard, no includes.
 
 struct F32x16 {
   __m512 v;
@@ -131,6 +132,10 @@ inline U32x16 broadcast_quad(const std::int8_t* p) {
   int quad;
   std::memcpy(&quad, p, 4);
   return {_mm512_set1_epi32(quad)};
+}
+template <int Bits>
+inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
+  return {_mm512_dpbusd_epi32(sums.v, codes.v, row.v)};
 }
 
 template <int Width, int Exponent>

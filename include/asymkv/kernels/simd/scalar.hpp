@@ -11,9 +11,9 @@ struct U32x16 {
 
 /// Register budget: result vectors that a product keeps at once.
 constexpr int kAccumulators = 4;
-/// Lane tiles that a product over packed codes handles together, of one row; and most of its rows.
+/// Lane tiles that a product over packed codes handles together, of one row; and rows that share the unpacking.
 constexpr int kPanelTiles = 1;
-constexpr int kDotRows = 4;
+constexpr int kDotRows = 1;
 /// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;
 /// Most rows of a product over a float tile.

@@ -243,18 +243,22 @@ inline void fold_group(const PanelView& panel, Index group, const Rows& rows, fl
   }
 }
 
-/// Tiles [tile, end) of one group, as many at once as registers allow. Returns end.
-template <int Bits, int RowCount, int Tiles = kPanelTiles / RowCount>
+/// Tiles [tile, end) of one group, as many at once as registers allow, then pairs. Returns end.
+template <int Bits, int RowCount>
 inline Index dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup& group,
                        const ResultRows& result) {
-  constexpr int tiles = Tiles > 1 ? Tiles : 1;
-  for (; tile + tiles <= end; tile += tiles) dot_tiles<Bits, RowCount, tiles>(panel, tile, group, result);
-  if constexpr (tiles > 1) return dot_group<Bits, RowCount, tiles / 2>(panel, tile, end, group, result);
+  constexpr int most = kPanelTiles / RowCount;
+  for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
+  if constexpr (most > 2)
+    for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
+  if constexpr (most > 1)
+    for (; tile < end; ++tile) dot_tiles<Bits, RowCount, 1>(panel, tile, group, result);
   return tile;
 }
 
+/// A function of its own: inlined side by side, the two counts of rows share registers badly.
 template <int Bits, int RowCount>
-inline void dot_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
+__attribute__((noinline)) inline void dot_rows_of(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
   const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes, tiles_in_group = panel.layout.group_size() / tile_lanes;
   FoldedGroup folded;
   for (Index i = panel.layout.scale_offset(); i < panel.layout.bytes(); i += 64)
@@ -262,5 +266,19 @@ inline void dot_product(const PanelView& panel, const Rows& rows, const ResultRo
   for (Index tile = 0, group = 0; tile < tiles; ++group) {
     fold_group<Bits>(panel, group, rows, scratch, folded);
     tile = dot_group<Bits, RowCount>(panel, tile, std::min(tiles, tile + tiles_in_group), folded, result);
+  }
+}
+
+/// Few rows: four share the unpacking where registers allow, others go one by one.
+template <int Bits>
+inline void dot_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
+  for (Index r = 0, count; r < rows.count; r += count) {
+    count = rows.count - r >= kDotRows ? kDotRows : 1;
+    const Rows left{rows.data + r * rows.stride, rows.stride, count};
+    const ResultRows to{result.data + r * result.stride, result.stride};
+    if (count == kDotRows)
+      dot_rows_of<Bits, kDotRows>(panel, left, to, scratch);
+    else
+      dot_rows_of<Bits, 1>(panel, left, to, scratch);
   }
 }

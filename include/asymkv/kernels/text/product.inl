@@ -15,22 +15,14 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
   }
 }
 
-template <int Bits>
-inline void packed_product_of(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  switch (rows.count) {
-    case 1:
-      return dot_product<Bits, 1>(panel, rows, result, scratch);
-    case 2:
-      return dot_product<Bits, 2>(panel, rows, result, scratch);
-    case 3:
-      return dot_product<Bits, 3>(panel, rows, result, scratch);
-    case 4:
-      return dot_product<Bits, 4>(panel, rows, result, scratch);
-    default:
-      return tiled_product<Bits>(panel, rows, result, scratch);
-  }
-}
+/// More rows than these multiply with dequantized tiles.
+constexpr Index kFewRows = 4;
 
 inline void packed_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  with_bits(panel.layout.format, [&](auto bits) { packed_product_of<bits()>(panel, rows, result, scratch); });
+  with_bits(panel.layout.format, [&](auto bits) {
+    if (rows.count <= kFewRows)
+      dot_product<bits()>(panel, rows, result, scratch);
+    else
+      tiled_product<bits()>(panel, rows, result, scratch);
+  });
 }
