@@ -1,5 +1,5 @@
 // dense.inl: rows times full-precision tokens: the residual window, f16 and f32 layers, dense caches. Included once per
-// instruction set, after product.inl.
+// instruction set, after tile.inl.
 
 template <ScalarType Type>
 inline F32x16 load_as(const void* data, Index i) {

@@ -50,8 +50,8 @@ inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
 
 /// Adds one plane of `count` channels to their codes, out[channel], and makes their weights those of the next plane.
 template <int Width>
-inline void add_plane(const unsigned char* codes, const std::uint16_t* channels, Index count, float* weights, float* out,
-                      Index out_stride) {
+inline void add_plane(const unsigned char* codes, const std::uint16_t* channels, Index count, float* weights,
+                      float* out, Index out_stride) {
   for (Index slot = 0; slot < count; slot += 4) {
     F32x16 quad[4];
     unpack_quad<Width>(codes + slot / 32 * (Width * 64), int(slot % 32 / 4), quad);

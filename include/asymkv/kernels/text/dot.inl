@@ -137,6 +137,7 @@ inline void add_blocks(CodeStream& codes, Index blocks, const ByteRows& rows, in
   }
 }
 
+/// Adds the products of Tiles neighbouring lane tiles, bias included, to the results.
 template <int Bits, int RowCount, int Tiles>
 inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup& group, const ResultRows& result) {
   TileSums<RowCount, Tiles> sums;
@@ -190,8 +191,9 @@ inline MixedSections mixed_sections(const PanelView& panel) {
   return sections;
 }
 
-/// As fold, with the elements in the order of the codes: compressed by the sets of channels themselves, since a list of
-/// channels would be as long to make as the page to read. An element is worth 2^w times as much after a plane of w bits.
+/// As fold, with the elements in the order of the codes: compressed by the sets of channels themselves, since a list
+/// of channels would be as long to make as the page to read. An element is worth 2^w times as much after a plane of w
+/// bits.
 inline void fold_mixed(const PanelView& panel, const Rows& rows, const MixedSections& sections, float* folded,
                        Index folded_stride, float* bias) {
   const Index batches = panel.layout.depth_stride() / tile_lanes;
@@ -223,7 +225,7 @@ inline void fold_mixed(const PanelView& panel, const Rows& rows, const MixedSect
 /// Rows of one group, folded, in the order of the codes, and rounded. `scratch` is that of packed_product.
 template <int Bits>
 inline void fold_group(const PanelView& panel, Index group, const Rows& rows, float* scratch, FoldedGroup& to) {
-  const Index stride = Bits == kMixed ? mixed_slots(panel.depth) : round_up(panel.depth, block_depth);
+  const Index stride = Bits == kMixed ? mixed_slots(panel.layout.depth) : round_up(panel.depth, block_depth);
   to.rows.high = reinterpret_cast<std::int8_t*>(scratch + kDotRows * stride);
   to.rows.low = to.rows.high + kDotRows * stride;
   to.rows.stride = stride;
@@ -243,7 +245,7 @@ inline void fold_group(const PanelView& panel, Index group, const Rows& rows, fl
   }
 }
 
-/// Tiles [tile, end) of one group, as many at once as registers allow, then pairs. Returns end.
+/// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one. Returns end.
 template <int Bits, int RowCount>
 inline Index dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup& group,
                        const ResultRows& result) {
@@ -258,8 +260,10 @@ inline Index dot_group(const PanelView& panel, Index tile, Index end, const Fold
 
 /// A function of its own: inlined side by side, the two counts of rows share registers badly.
 template <int Bits, int RowCount>
-__attribute__((noinline)) inline void dot_rows_of(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes, tiles_in_group = panel.layout.group_size() / tile_lanes;
+__attribute__((noinline)) inline void dot_rows_of(const PanelView& panel, const Rows& rows, const ResultRows& result,
+                                                  float* scratch) {
+  const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes;
+  const Index tiles_in_group = panel.layout.group_size() / tile_lanes;
   FoldedGroup folded;
   for (Index i = panel.layout.scale_offset(); i < panel.layout.bytes(); i += 64)
     __builtin_prefetch(panel.next + i, 0, kSecondLevel);

@@ -1,8 +1,8 @@
-// pack.inl: codes into the words of a panel (panel.hpp has the picture), 16 lanes at once: what product.inl reads.
-// Included once per instruction set, after quantize.inl.
+// pack.inl: codes into the words of a panel (panel.hpp has the picture), 16 lanes at once: what dot.inl and
+// dequantize.inl read. Included once per instruction set, after dequantize.inl.
 
-/// Writes one plane of a batch into a lane tile: bits [shift, shift + Width) of its codes. `vector` is the plane's first
-/// in the block.
+/// Writes one plane of a batch into a lane tile: bits [shift, shift + Width) of its codes. `vector` is the plane's
+/// first in the block.
 template <int Width>
 inline void insert_plane(const CodeBatch& batch, const U32x16 (&quads)[4], U32x16 lanes, unsigned char* vector,
                          int shift) {
@@ -50,8 +50,8 @@ inline void insert_codes(const PanelLayout& layout, unsigned char* panel, const 
   with_packed_bits(layout.format.bits, [&](auto bits) { insert_tiles<bits()>(layout, panel, batch); });
 }
 
-/// Where the bits of a channel's plane are among the codes of a lane tile: bits [shift, shift + width) of the words of a
-/// quad.
+/// Where the bits of a channel's plane are among the codes of a lane tile: bits [shift, shift + width) of the words of
+/// a quad.
 struct PlaneSource {
   std::uint8_t quad, shift;
 };
@@ -81,8 +81,9 @@ inline void pack_mixed(const PanelLayout& layout, const PlaneOrder& order, const
   std::uint8_t used[mixed_depth_limit] = {};
   for (int p = 0; p < plane_count; ++p) {
     for (Index i = 0; i < order.vectors(p) * plane_channels[p]; ++i) {
-      const int channel = i < order.count[p] ? order.channels[p][i] : 4 * empty;
-      sources[p][i] = {std::uint8_t(channel / 4), std::uint8_t(i < order.count[p] ? channel % 4 * 8 + used[channel] : 0)};
+      const bool padding = i >= order.count[p];
+      const int channel = padding ? 4 * empty : order.channels[p][i];
+      sources[p][i] = {std::uint8_t(channel / 4), std::uint8_t(padding ? 0 : channel % 4 * 8 + used[channel])};
     }
     for (Index i = 0; i < order.count[p]; ++i)
       used[order.channels[p][i]] = std::uint8_t(used[order.channels[p][i]] + plane_bits[p]);

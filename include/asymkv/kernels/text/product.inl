@@ -1,7 +1,7 @@
 // product.inl: rows times a packed panel. Included once per instruction set, after dot.inl and tile.inl.
 //
-// Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32 lanes
-// are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
+// Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32
+// lanes are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
 
 template <int Bits>
 inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* tile) {

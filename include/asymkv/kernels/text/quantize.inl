@@ -149,7 +149,8 @@ struct FittedFit {
   /// Errors of two candidates in one pass: the loads are shared, and neither waits for the other's sum. They are summed
   /// in units of the distance.
   static void measure(const float* x, Index count, F32x16 levels, Candidate& a, Candidate& b) {
-    const F32x16 zero = broadcast(0.0f), inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
+    const F32x16 zero = broadcast(0.0f);
+    const F32x16 inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
     const F32x16 shift_a = mul(sub(zero, a.lowest), inverse_a), shift_b = mul(sub(zero, b.lowest), inverse_b);
     const auto error = [&](F32x16 value, F32x16 inverse, F32x16 shift, F32x16 sum) {
       const F32x16 t = fma(value, inverse, shift);

@@ -1,5 +1,5 @@
-// tile.inl: rows times a tile of floats: what products of many rows, over packed or full-precision tokens, come down to.
-// Included once per instruction set, after its vector layer.
+// tile.inl: rows times a tile of floats: what products of many rows, over packed or full-precision tokens, come down
+// to. Included once per instruction set, after its vector layer.
 
 constexpr Index kTileLanes = 32;
 
