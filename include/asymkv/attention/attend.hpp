@@ -2,7 +2,9 @@
 // 128 tokens, nothing dequantized beyond a tile. Used by SequenceCache::attend, which has checked all arguments.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "asymkv/attention/parameters.hpp"

@@ -28,7 +28,8 @@ struct ResultRows {
 };
 
 /// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of
-/// it to read. Rows on the left have `depth` elements, results `lanes` rounded up to 16 (32 for more than four rows).
+/// it to read. Rows on the left have `depth` elements, results `lanes` rounded up to 16. Mixed widths: depth is all of
+/// it, and rows are padded with zeros to a multiple of 16.
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;
@@ -75,8 +76,7 @@ struct DenseView {
   Index count;
 };
 
-/// Floats of scratch that suffice for a product: folded rows and the same in the order of slots, or a float tile of 32
-/// lanes.
+/// Floats of scratch that suffice for a product: folded rows and their bytes, or a float tile of 32 lanes.
 constexpr Index product_scratch(Index depth) noexcept { return 32 * (mixed_slots(depth) + block_depth); }
 
 struct Table {

@@ -1,4 +1,4 @@
-// panel.hpp: the storage layout of quantized keys and values, and the only code that knows where a code lies in it.
+// panel.hpp: the storage layout of quantized keys and values, where each code lies in it.
 // Used by the quantizers (write), the kernels (read), the policy and the cache (bytes).
 //
 // Scores are q.K^T and outputs are p.V: each is a row times a matrix [depth x lanes], where depth is summed over and
