@@ -142,9 +142,9 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
     params.causal = step % 5 != 4;
     ASSERT_TRUE(cache->attend(0, tensor(q, 6), tensor(out, 6), params).ok());
     ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 6), tensor(expected, 6), params).ok());
-    // three rows a token, in blocks of 128: the last block is rounded where it has few; quantization costs some 0.1
+    // three rows a token, in blocks: the last one is rounded where it has few; quantization costs some 0.1
     // here
-    const bool rounded = (3 * count - 1) % 128 < 4;
+    const bool rounded = (3 * count - 1) % attention_rows < kernels::few_rows;
     ASSERT_LT((out - expected).cwiseAbs().maxCoeff(), rounded ? 2e-3f : 4e-4f) << step;
     if (step % 3 != 2) continue;
     ASSERT_TRUE(cache->trim(Index(generator()) % (cache->length() + 1)).ok());

@@ -29,8 +29,7 @@ constexpr double kErrorConstant = 16.0;
 
 /// Few rows, of queries and of weights, are rounded to steps of 1/16256 of their greatest element before they meet the
 /// codes: errors of 0.29 steps each add up like a random walk, of which this is seven deviations. Rows go in blocks of
-/// 128, so the last block may be of few.
-constexpr Index kRoundedRows = 4, kBlockRows = 128;
+/// attention_rows, so the last block may be of few.
 constexpr double kStepErrors = 2.0 / 16256.0;
 
 /// How an output compares with the oracle's.
@@ -112,7 +111,7 @@ class AttentionTrial {
  private:
   void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
-    const double steps = last_row % kBlockRows < kRoundedRows ? kStepErrors : 0.0;
+    const double steps = last_row % attention_rows < kernels::few_rows ? kStepErrors : 0.0;
     const double bound =
         (kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + steps * 2.0 * expected.score_rounding) *
             expected.magnitude[i] +

@@ -27,6 +27,10 @@ struct ResultRows {
   Index stride;
 };
 
+/// At most so many rows multiply with packed codes as they are, and are rounded for it (dot.inl); more rows multiply
+/// with dequantized tiles, in float.
+constexpr Index few_rows = 4;
+
 /// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of
 /// it to read. Rows on the left have `depth` elements, results `lanes` rounded up to 16. Mixed widths: depth is all of
 /// it, and rows are padded with zeros to a multiple of 16.

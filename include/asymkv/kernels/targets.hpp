@@ -48,19 +48,9 @@ namespace kernels {
 #define ASYMKV_UNROLL  // a lane each would be unrolled too
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
-// the order counts
 // clang-format off
 #include "asymkv/kernels/simd/scalar.hpp"
-#include "asymkv/kernels/text/dequantize.inl"
-#include "asymkv/kernels/text/dot.inl"
-#include "asymkv/kernels/text/tile.inl"
-#include "asymkv/kernels/text/product.inl"
-#include "asymkv/kernels/text/dense.inl"
-#include "asymkv/kernels/text/softmax.inl"
-#include "asymkv/kernels/text/gather.inl"
-#include "asymkv/kernels/text/quantize.inl"
-#include "asymkv/kernels/text/pack.inl"
-#include "asymkv/kernels/text/table.inl"
+#include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace scalar
 #undef ASYMKV_UNROLL
@@ -71,19 +61,9 @@ constexpr Isa kIsa = Isa::scalar;
 ASYMKV_REGION_AVX2
 namespace avx2 {
 constexpr Isa kIsa = Isa::avx2;
-// the order counts
 // clang-format off
 #include "asymkv/kernels/simd/avx2.hpp"
-#include "asymkv/kernels/text/dequantize.inl"
-#include "asymkv/kernels/text/dot.inl"
-#include "asymkv/kernels/text/tile.inl"
-#include "asymkv/kernels/text/product.inl"
-#include "asymkv/kernels/text/dense.inl"
-#include "asymkv/kernels/text/softmax.inl"
-#include "asymkv/kernels/text/gather.inl"
-#include "asymkv/kernels/text/quantize.inl"
-#include "asymkv/kernels/text/pack.inl"
-#include "asymkv/kernels/text/table.inl"
+#include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace avx2
 ASYMKV_REGION_END
@@ -96,19 +76,9 @@ ASYMKV_REGION_AVX512
 #endif
 namespace avx512 {
 constexpr Isa kIsa = Isa::avx512;
-// the order counts
 // clang-format off
 #include "asymkv/kernels/simd/avx512.hpp"
-#include "asymkv/kernels/text/dequantize.inl"
-#include "asymkv/kernels/text/dot.inl"
-#include "asymkv/kernels/text/tile.inl"
-#include "asymkv/kernels/text/product.inl"
-#include "asymkv/kernels/text/dense.inl"
-#include "asymkv/kernels/text/softmax.inl"
-#include "asymkv/kernels/text/gather.inl"
-#include "asymkv/kernels/text/quantize.inl"
-#include "asymkv/kernels/text/pack.inl"
-#include "asymkv/kernels/text/table.inl"
+#include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace avx512
 #if defined(__GNUC__) && !defined(__clang__)

@@ -17,8 +17,11 @@ constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
 constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
 /// Elements that rows have in the order of mixed codes, at most: one for each channel's bits of each plane, of which it
-/// may have three (4, 2 and 1 bits), and up to 48 behind each plane.
-constexpr Index mixed_slots(Index depth) noexcept { return 3 * round_up(depth, block_depth) + 192; }
+/// may have three (4, 2 and 1 bits); each plane is rounded up to a multiple of 16, and plane_slack lie behind it.
+constexpr Index plane_slack = 32;
+constexpr Index mixed_slots(Index depth) noexcept {
+  return 3 * round_up(depth, block_depth) + plane_count * (tile_lanes + plane_slack);
+}
 
 /// Channels of each plane in the order of their slots.
 struct PlaneOrder {
@@ -81,8 +84,8 @@ struct VectorSplit {
   Index vectors[plane_count] = {};
 };
 
-/// The best split where every channel has one plane or none. All are tried: what one vector gains depends on the
-/// others.
+/// The best split where every channel has one plane or none. All are tried, O(vectors^3) of at most 48: what one vector
+/// gains depends on the others.
 inline VectorSplit split_by_single_planes(const SortedVariances& sorted, Index vectors) noexcept {
   // error = sum of d(width) * variance; saved against 0 bits, by where the runs of equal width end
   constexpr const std::uint64_t* d = width_distortion;
@@ -121,7 +124,7 @@ inline int index_of_greatest(const std::uint64_t* numbers, int count) noexcept {
 
 /// Single bits, each given to the channel that gains most by it.
 struct BitsGiven {
-  Index ends[10] = {};  ///< ends[w]: channels of w bits or more
+  Index ends[9] = {};  ///< ends[w]: channels of w bits or more
   Index left;
 
   BitsGiven(const SortedVariances& sorted, Index bits) noexcept : left(bits) {
@@ -145,12 +148,12 @@ struct BitsGiven {
   }
   /// Gives all bits that gain at least so much; false, and nothing given, where they are too many.
   bool give_octave(const SortedVariances& sorted, std::uint64_t least) noexcept {
-    Index next[10], rest = left;
-    std::copy(ends, ends + 10, next);
+    Index next[9], rest = left;
+    std::copy(ends, ends + 9, next);
     for (int w = 1; w <= 8; ++w)
       for (; gain_of(sorted, w, next) >= least; ++next[w]) --rest;
     if (rest < 0) return false;
-    std::copy(next, next + 10, ends);
+    std::copy(next, next + 9, ends);
     left = rest;
     return true;
   }
@@ -232,9 +235,9 @@ struct WidthPlan {
 /// Chooses the width of each channel and writes the sets.
 inline void write_widths(const PanelLayout& layout, const float* variances, unsigned char* widths) noexcept {
   const SortedVariances sorted(variances, layout.depth);
-  const WidthPlan single(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
-  const WidthPlan free(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
-  const WidthPlan& plan = free.saved > single.saved ? free : single;
+  const WidthPlan by_planes(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
+  const WidthPlan by_bits(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
+  const WidthPlan& plan = by_bits.saved > by_planes.saved ? by_bits : by_planes;
   std::memset(widths, 0, std::size_t(layout.widths_bytes()));
   for (int r = 0; r < plan.run_count; ++r)
     for (Index i = plan.runs[r].begin; i < plan.runs[r].end; ++i)

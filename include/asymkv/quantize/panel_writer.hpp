@@ -110,8 +110,10 @@ inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout
   }
 }
 
-/// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths; the other lanes get codes of 0.
-/// `source` is the address of element (lane, 0). `scratch` has writer_scratch floats.
+/// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths, which is written whole: the
+/// other lanes get codes of 0. Tokens are gathered twice, for the variances and for the codes: all channels of a page
+/// as floats are larger than the first-level cache. `source` is the address of element (lane, 0). `scratch` has
+/// writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
                               const kernels::PanelSource& source, Index lane, Index lanes, float* scratch) noexcept {
   float variances[mixed_depth_limit];

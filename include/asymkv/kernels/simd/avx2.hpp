@@ -219,9 +219,3 @@ template <int Bits>
 inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {dot_bytes_256<Bits>(sums.lo, codes.lo, row.lo), dot_bytes_256<Bits>(sums.hi, codes.hi, row.hi)};
 }
-template <int Width, int Exponent>
-inline F32x16 field(U32x16 a) {
-  U32x16 code = bit_and(a, (1u << Width) - 1u);
-  if constexpr (Exponent != 0) code = {_mm256_slli_epi32(code.lo, Exponent), _mm256_slli_epi32(code.hi, Exponent)};
-  return {_mm256_cvtepi32_ps(code.lo), _mm256_cvtepi32_ps(code.hi)};
-}

@@ -137,22 +137,3 @@ template <int Bits>
 inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {_mm512_dpbusd_epi32(sums.v, codes.v, row.v)};
 }
-
-template <int Width, int Exponent>
-struct FieldTable {
-  alignas(64) float value[16];
-  constexpr FieldTable() : value() {
-    for (int i = 0; i < 16; ++i) value[i] = float((i & ((1 << Width) - 1)) << Exponent);
-  }
-};
-/// Up to four bits, a permute is mask and conversion in one: it reads the low four bits of each word as an index, and
-/// the table repeats every 2^Width entries.
-template <int Width, int Exponent>
-inline F32x16 field(U32x16 a) {
-  if constexpr (Width <= 4) {
-    static constexpr FieldTable<Width, Exponent> table;
-    return {_mm512_permutexvar_ps(a.v, _mm512_load_ps(table.value))};
-  } else {
-    return {_mm512_cvtepi32_ps(_mm512_slli_epi32(bit_and(a, (1u << Width) - 1u).v, Exponent))};
-  }
-}

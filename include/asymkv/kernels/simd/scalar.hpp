@@ -211,8 +211,3 @@ inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
       sums.v[i] += (codes.v[i] >> b & 255u) * std::uint32_t(std::int8_t(row.v[i] >> b & 255u));
   return sums;
 }
-/// The low Width bits of each word, as float, times 2^Exponent.
-template <int Width, int Exponent>
-inline F32x16 field(U32x16 a) {
-  return each_lane([&](int i) { return float((a.v[i] & ((1u << Width) - 1u)) << Exponent); });
-}

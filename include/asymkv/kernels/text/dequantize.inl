@@ -31,21 +31,30 @@ inline void with_bits(const Format& format, Function function) {
   with_packed_bits(format.bits, function);
 }
 
-/// Codes of 16 lanes at the four depths of quad q of a block, as floats.
+/// Codes of 16 lanes at the four depths of quad q of a block, in the bytes of words.
 template <int Bits>
-inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
+inline U32x16 unpack_bytes(const unsigned char* block, int q) {
   constexpr Planes planes = planes_of(Bits);
   constexpr int fields = 8 / planes.low;
+  constexpr std::uint32_t bytes = 0x01010101u;
   const U32x16 low = shift_right(load_words(block + 64 * (q / fields)), planes.low * (q % fields));
-  ASYMKV_UNROLL
-  for (int i = 0; i < 4; ++i) codes[i] = field<planes.low, 0>(shift_right(low, 8 * i));
+  const U32x16 codes = bit_and(low, bytes * ((1u << planes.low) - 1u));
+  if constexpr (planes.high == 0) return codes;
   if constexpr (planes.high != 0) {
     constexpr int high_fields = 8 / planes.high;
-    const U32x16 high =
-        shift_right(load_words(block + 64 * (planes.low + q / high_fields)), planes.high * (q % high_fields));
-    ASYMKV_UNROLL
-    for (int i = 0; i < 4; ++i) codes[i] = add(codes[i], field<planes.high, planes.low>(shift_right(high, 8 * i)));
+    const int shift = planes.high * (q % high_fields) - planes.low;
+    const U32x16 words = load_words(block + 64 * (planes.low + q / high_fields));
+    const U32x16 high = shift < 0 ? shift_left(words, -shift) : shift_right(words, shift);
+    return bit_or(codes, bit_and(high, bytes * (((1u << planes.high) - 1u) << planes.low)));
   }
+}
+
+/// The same as floats.
+template <int Bits>
+inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
+  const U32x16 bytes = unpack_bytes<Bits>(block, q);
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) codes[i] = to_floats(bit_and(shift_right(bytes, 8 * i), 255u));
 }
 
 /// Adds one plane of `count` channels to their codes, out[channel], and makes their weights those of the next plane.
@@ -64,6 +73,7 @@ inline void add_plane(const unsigned char* codes, const std::uint16_t* channels,
   }
 }
 
+/// One lane tile of mixed widths, all depths: code * scale + zero point, as dequantize_tile.
 inline void dequantize_mixed(const PanelView& panel, const PlaneOrder& order, const unsigned char* codes,
                              const float* scales, const float* zero_points, float* out, Index out_stride) {
   float weights[mixed_depth_limit];
@@ -83,22 +93,28 @@ inline void dequantize_mixed(const PanelView& panel, const PlaneOrder& order, co
     store(out + d * out_stride, fma(load(out + d * out_stride), broadcast(scales[d]), broadcast(zero_points[d])));
 }
 
-inline PlaneOrder plane_order(const PanelView& panel) {
-  return panel.layout.format.mixed() ? read_plane_order(panel.layout, panel.widths()) : PlaneOrder();
+/// What dequantizing needs to know of a whole panel: the order of its planes, nothing where widths are not mixed.
+struct NoOrder {};
+template <int Bits>
+inline auto plane_order(const PanelView& panel) {
+  if constexpr (Bits == kMixed)
+    return read_plane_order(panel.layout, panel.widths());
+  else
+    return NoOrder();
 }
 
-/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is that of
-/// mixed widths.
-template <int Bits>
-inline void dequantize_tile(const PanelView& panel, const PlaneOrder& order, Index tile, float* out, Index out_stride) {
+/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is
+/// plane_order's.
+template <int Bits, class Order>
+inline void dequantize_tile(const PanelView& panel, const Order& order, Index tile, float* out, Index out_stride) {
   const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
   const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
   const float* scales = panel.scales + metadata;
   const float* zero_points = panel.zero_points == nullptr ? nullptr : panel.zero_points + metadata;
-  const float symmetric = symmetric_zero_point(panel.layout.format.bits);
   if constexpr (Bits == kMixed) {
     dequantize_mixed(panel, order, codes, scales, zero_points, out, out_stride);
   } else {
+    constexpr float symmetric = symmetric_zero_point(Bits);
     for (Index d = 0; d < panel.depth; d += 4) {
       F32x16 quad[4];
       unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
@@ -111,6 +127,7 @@ inline void dequantize_tile(const PanelView& panel, const PlaneOrder& order, Ind
 }
 
 inline void dequantize(const PanelView& panel, Index tile, float* out) {
-  const PlaneOrder order = plane_order(panel);
-  with_bits(panel.layout.format, [&](auto bits) { dequantize_tile<bits()>(panel, order, tile, out, tile_lanes); });
+  with_bits(panel.layout.format, [&](auto bits) {
+    dequantize_tile<bits()>(panel, plane_order<bits()>(panel), tile, out, tile_lanes);
+  });
 }

@@ -40,33 +40,19 @@ struct ByteRows {
   float step[plane_count][kDotRows];
 };
 
+/// Of the greatest element: 128 * 127, what two signed bytes hold.
+constexpr float kSteps = 16256.0f;
+
 /// Rounds `count` elements, a multiple of 16, and returns the step. Below 1e-30 all is zero.
 inline float round_row(const float* folded, Index count, std::int8_t* high, std::int8_t* low) {
   F32x16 magnitudes = broadcast(0.0f);
   for (Index i = 0; i < count; i += 16) magnitudes = max(magnitudes, absolute(load(folded + i)));
   const float greatest = max_lanes(magnitudes);
-  const F32x16 inverse = broadcast(greatest > 1e-30f ? 16256.0f / greatest : 0.0f);
+  const bool zero = greatest < 1e-30f;
+  const F32x16 inverse = broadcast(zero ? 0.0f : kSteps / greatest);
   for (Index i = 0; i < count; i += 16)
     store_terms(high + i, low + i, round_even(mul(load(folded + i), inverse)));
-  return greatest > 1e-30f ? greatest * (1.0f / 16256.0f) : 0.0f;
-}
-
-/// Codes of 16 lanes at the four depths of quad q of a block, in the bytes of words.
-template <int Bits>
-inline U32x16 unpack_bytes(const unsigned char* block, int q) {
-  constexpr Planes planes = planes_of(Bits);
-  constexpr int fields = 8 / planes.low;
-  constexpr std::uint32_t bytes = 0x01010101u;
-  const U32x16 low = shift_right(load_words(block + 64 * (q / fields)), planes.low * (q % fields));
-  const U32x16 codes = bit_and(low, bytes * ((1u << planes.low) - 1u));
-  if constexpr (planes.high == 0) return codes;
-  if constexpr (planes.high != 0) {
-    constexpr int high_fields = 8 / planes.high;
-    const int shift = planes.high * (q % high_fields) - planes.low;
-    const U32x16 words = load_words(block + 64 * (planes.low + q / high_fields));
-    const U32x16 high = shift < 0 ? shift_left(words, -shift) : shift_right(words, shift);
-    return bit_or(codes, bit_and(high, bytes * (((1u << planes.high) - 1u) << planes.low)));
-  }
+  return zero ? 0.0f : greatest * (1.0f / kSteps);
 }
 
 /// The planes of mixed widths: vectors of each in a lane tile, its first element in the rows, its channels.
@@ -177,7 +163,7 @@ inline Index set_size(const unsigned char* set, Index bytes) {
   return count;
 }
 
-/// Where the planes' elements of mixed widths go in the rows: behind each are 32 free ones.
+/// Where the planes' elements of mixed widths go in the rows: behind each are plane_slack free ones.
 inline MixedSections mixed_sections(const PanelView& panel) {
   MixedSections sections;
   const Index bytes = panel.layout.width_set_bytes();
@@ -186,7 +172,7 @@ inline MixedSections mixed_sections(const PanelView& panel) {
     const Index count = set_size(sections.sets[p], bytes);
     sections.vectors[p] = (count + plane_channels[p] - 1) / plane_channels[p];
     sections.first[p] = first;
-    first += int(round_up(count, tile_lanes)) + 32;
+    first += int(round_up(count, tile_lanes) + plane_slack);
   }
   return sections;
 }
@@ -215,10 +201,8 @@ inline void fold_mixed(const PanelView& panel, const Rows& rows, const MixedSect
       }
     }
     bias[r] = sum_lanes(sum);
-    for (float* end : ends) {
-      store(end, broadcast(0.0f));
-      store(end + 16, broadcast(0.0f));
-    }
+    for (float* end : ends)
+      for (Index i = 0; i < plane_slack; i += 16) store(end + i, broadcast(0.0f));
   }
 }
 

@@ -3,10 +3,11 @@
 // Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32
 // lanes are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
 
+/// Dequantizes each 32 lanes once, for all rows.
 template <int Bits>
 inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* tile) {
   const Index lanes = round_up(panel.lanes, tile_lanes);
-  const PlaneOrder order = plane_order(panel);
+  const auto order = plane_order<Bits>(panel);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
     for (Index t = 0; t < width; t += tile_lanes)
@@ -15,12 +16,9 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
   }
 }
 
-/// More rows than these multiply with dequantized tiles.
-constexpr Index kFewRows = 4;
-
 inline void packed_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
   with_bits(panel.layout.format, [&](auto bits) {
-    if (rows.count <= kFewRows)
+    if (rows.count <= few_rows)
       dot_product<bits()>(panel, rows, result, scratch);
     else
       tiled_product<bits()>(panel, rows, result, scratch);
