@@ -98,7 +98,7 @@ TEST(Attention, CostFollowsTheWindow) {
     const auto& keys = cache->side(0, Side::keys);
     const auto& values = cache->side(0, Side::values);
     AttentionScratch scratch;
-    EXPECT_TRUE(scratch.allocate(32, 32, 4096, 0, {}));
+    EXPECT_TRUE(scratch.allocate(32, 32, 4096, {}));
     RowMatrix out(1, 32);
     AttentionParams params;
     params.window = window;

@@ -31,13 +31,7 @@ class RowBlock {
  public:
   RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
            HeadRange heads, Index rows) noexcept
-      : kernels_(kernels),
-        keys_(keys),
-        values_(values),
-        scratch_(scratch),
-        metadata_{scratch.scales(), scratch.zero_points()},
-        heads_(heads),
-        rows_(rows) {}
+      : kernels_(kernels), keys_(keys), values_(values), scratch_(scratch), heads_(heads), rows_(rows) {}
 
   void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
     each_head([&] {
@@ -59,19 +53,16 @@ class RowBlock {
   template <class Visible>
   void run(Visible visible) noexcept {
     const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
-    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end; ++page)
-      each_head([&] {
-        clear(weights());
-        packed_scores(page);
-        finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
-          const TokenRange range = visible(r);
-          return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
-        });
+    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
+         ++page) {
+      packed_scores(page);
+      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
+        const TokenRange range = visible(r);
+        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
       });
-    each_head([&] {
-      dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
-      dense_spans(keys_.sinks(), 0, begin, end, visible);
-    });
+    }
+    dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
+    dense_spans(keys_.sinks(), 0, begin, end, visible);
   }
 
   void store_output(const Tensor& output, Index first_row, Index group) noexcept {
@@ -87,18 +78,28 @@ class RowBlock {
   }
 
  private:
+  /// From the first head's rows on.
+  struct HeadRows {
+    ScratchRows queries, weights, shifted_weights, sums, rotated_sums;
+  };
+  HeadRows rows_of_all() noexcept {
+    return {scratch_.queries(0), scratch_.weights(0), scratch_.shifted_weights(0), scratch_.sums(0),
+            scratch_.rotated_sums(0)};
+  }
+
   /// Calls function() for each head, which head_ then is.
   template <class Function>
   void each_head(Function function) noexcept {
     for (head_ = heads_.first; head_ < heads_.first + heads_.count; ++head_) function();
   }
 
-  /// What a head's rows have in scratch; weights are those of the head at work.
+  /// What a head's rows have in scratch, those of all heads one after another.
   Index first_row() const noexcept { return (head_ - heads_.first) * rows_; }
   ScratchRows queries() noexcept { return scratch_.queries(first_row()); }
   ScratchRows sums() noexcept { return scratch_.sums(first_row()); }
   ScratchRows rotated_sums() noexcept { return scratch_.rotated_sums(first_row()); }
-  ScratchRows weights() noexcept { return scratch_.weights(); }
+  ScratchRows weights() noexcept { return scratch_.weights(first_row()); }
+  ScratchRows shifted_weights() noexcept { return scratch_.shifted_weights(first_row()); }
   float* running_max() noexcept { return scratch_.running_max() + first_row(); }
   float* running_sum() noexcept { return scratch_.running_sum() + first_row(); }
   void clear(const ScratchRows& rows) noexcept {
@@ -115,9 +116,11 @@ class RowBlock {
     const Index stop = std::min(end, buffer_first + buffer.count());
     for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
       const Index count = std::min(buffer_first + buffer.count() - first, page_tokens);
-      clear(weights());
-      kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
-                            weights(), scratch_.product());
+      each_head([&] {
+        clear(weights());
+        kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
+                              weights(), scratch_.kernel());
+      });
       finish_span(first, count, visible);
     }
   }
@@ -129,38 +132,42 @@ class RowBlock {
     for (Index i = 0; i < values_.dim(); ++i) to[i] += rotated[i];
   }
 
-  /// View of a page's panel, with the one to be read next.
-  kernels::PanelView view(const SideStore& side, Index page, Index groups, Index lanes, Index depth) noexcept {
-    kernels::PanelView view =
-        view_panel(kernels_, side.layout(), side.panel(page, head_), groups, lanes, depth, metadata_);
-    if (head_ + 1 < heads_.first + heads_.count)
-      view.next = side.panel(page, head_ + 1);
-    else if (page + 1 < side.pages().size())
-      view.next = side.panel(page + 1, heads_.first);
-    return view;
+  /// The panels of a page, with the first of those to be read next.
+  kernels::PanelView view(const SideStore& side, Index page, Index lanes, Index depth) noexcept {
+    const unsigned char* panels = side.panel(page, heads_.first);
+    const bool more = page + 1 < side.pages().size();
+    return {side.layout(),
+            panels,
+            side.panel_bytes(),
+            heads_.count,
+            lanes,
+            depth,
+            more ? side.panel(page + 1, heads_.first) : panels};
   }
 
   void packed_scores(Index page) noexcept {
-    const PanelLayout& layout = keys_.layout();
-    const Index count = keys_.pages()[page].count;
-    const Index groups = (count + layout.group_size() - 1) / layout.group_size();
-    kernels_.packed_product(view(keys_, page, groups, count, layout.depth), left(queries()), weights(),
-                            scratch_.product());
+    each_head([&] { clear(weights()); });
+    const HeadRows all = rows_of_all();
+    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth), left(all.queries),
+                            all.weights, scratch_.kernel());
   }
 
+  /// Scores of tokens [first, first + count) become weights, and their values are added.
   template <class Visible>
   void finish_span(Index first, Index count, Visible visible) noexcept {
-    for (Index r = 0; r < rows_; ++r) {
-      const TokenRange range = visible(r);
-      const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
-      float* row = weights().row(r);
-      for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
-      const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
-      for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
-      if (factor == 1.0f) continue;
-      kernels_.multiply(sums().row(r), sums().stride, factor);
-      if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
-    }
+    each_head([&] {
+      for (Index r = 0; r < rows_; ++r) {
+        const TokenRange range = visible(r);
+        const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
+        float* row = weights().row(r);
+        for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
+        const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
+        for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
+        if (factor == 1.0f) continue;
+        kernels_.multiply(sums().row(r), sums().stride, factor);
+        if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
+      }
+    });
     add_values(first, first + count);
   }
 
@@ -183,8 +190,10 @@ class RowBlock {
 
   /// Tokens [token, end), of which the first is number `at` of the buffer; weights start with token `first`.
   void dense_values(const TokenBuffer& buffer, Index at, Index token, Index end, Index first) noexcept {
-    kernels_.dense_sums(buffer.view(head_, at, end - token), sums().stride, left(weights(), token - first), sums(),
-                        scratch_.product());
+    each_head([&] {
+      kernels_.dense_sums(buffer.view(head_, at, end - token), sums().stride, left(weights(), token - first), sums(),
+                          scratch_.kernel());
+    });
   }
 
   /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
@@ -200,24 +209,25 @@ class RowBlock {
   static Index clamp(Index i, Index most) noexcept { return i < 0 ? 0 : i > most ? most : i; }
 
   void packed_values(Index page, Index token, Index stop, Index first) noexcept {
-    const PanelLayout& layout = values_.layout();
     const Index slot = token - values_.pages()[page].first;
-    ScratchRows slots = weights();
-    if (slot != token - first) {  // the kernel wants weight i at slot i; true but where the cache was trimmed
-      slots = scratch_.shifted_weights();
-      clear(slots);
-      for (Index r = 0; r < rows_; ++r)
-        std::memcpy(slots.row(r) + slot, weights().row(r) + (token - first), sizeof(float) * std::size_t(stop - token));
-    }
-    kernels_.packed_product(view(values_, page, layout.groups(), layout.lanes, slot + stop - token), left(slots),
-                            values_.rotated() ? rotated_sums() : sums(), scratch_.product());
+    const HeadRows all = rows_of_all();
+    const bool aligned = slot == token - first;
+    if (!aligned)  // the kernel wants weight i at slot i; true but where the cache was trimmed
+      each_head([&] {
+        clear(shifted_weights());
+        for (Index r = 0; r < rows_; ++r)
+          std::memcpy(shifted_weights().row(r) + slot, weights().row(r) + (token - first),
+                      sizeof(float) * std::size_t(stop - token));
+      });
+    kernels_.packed_product(view(values_, page, values_.layout().lanes, slot + stop - token),
+                            left(aligned ? all.weights : all.shifted_weights),
+                            values_.rotated() ? all.rotated_sums : all.sums, scratch_.kernel());
   }
 
   const kernels::Table& kernels_;
   const SideStore& keys_;
   const SideStore& values_;
   AttentionScratch& scratch_;
-  PanelMetadata metadata_;
   HeadRange heads_;
   Index rows_;
   Index head_ = 0;

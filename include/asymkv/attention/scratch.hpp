@@ -18,8 +18,8 @@ struct ScratchRows : kernels::ResultRows {
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// For sides with at most `metadata_floats` scales (and as many zero points) a panel; sealing takes `writer_floats`.
-  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index metadata_floats, Index writer_floats,
+  /// `kernel_floats` are what work on packed panels needs.
+  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats,
                               const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);
     value_stride_ = padded_dim(value_dim);
@@ -31,9 +31,7 @@ class AttentionScratch {
                                   attention_rows * value_stride_,
                                   attention_rows,
                                   attention_rows,
-                                  round_up(metadata_floats, 16),
-                                  round_up(metadata_floats, 16),
-                                  std::max(kernels::product_scratch(deepest), writer_floats)};
+                                  std::max(kernels::dense_scratch(deepest), kernel_floats)};
     Index total = 0;
     for (int i = 0; i < kArrays; ++i) {
       offsets_[i] = total;
@@ -45,21 +43,18 @@ class AttentionScratch {
   Index bytes() const noexcept { return memory_.bytes(); }
   /// From row `first` on.
   ScratchRows queries(Index first) noexcept { return {at(0) + first * key_stride_, key_stride_}; }
-  ScratchRows weights() noexcept { return {at(1), page_tokens}; }
-  ScratchRows shifted_weights() noexcept { return {at(2), page_tokens}; }
+  ScratchRows weights(Index first) noexcept { return {at(1) + first * page_tokens, page_tokens}; }
+  ScratchRows shifted_weights(Index first) noexcept { return {at(2) + first * page_tokens, page_tokens}; }
   ScratchRows sums(Index first) noexcept { return {at(3) + first * value_stride_, value_stride_}; }
   /// Sums of rotated values, apart from the others until the end.
   ScratchRows rotated_sums(Index first) noexcept { return {at(4) + first * value_stride_, value_stride_}; }
   float* running_max() noexcept { return at(5); }
   float* running_sum() noexcept { return at(6); }
-  float* scales() noexcept { return at(7); }
-  float* zero_points() noexcept { return at(8); }
-  float* product() noexcept { return at(9); }
-  /// Shares memory with product(): nothing is attended while tokens are sealed.
-  float* writer() noexcept { return at(9); }
+  /// Of the kernels, the panels' writer and their reader, one at a time.
+  float* kernel() noexcept { return at(7); }
 
  private:
-  static constexpr int kArrays = 10;
+  static constexpr int kArrays = 8;
   float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
   Buffer memory_;
   Index key_stride_ = 0, value_stride_ = 0;

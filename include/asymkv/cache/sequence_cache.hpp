@@ -66,8 +66,8 @@ class SequenceCache : public KVCache {
     typed_ = true;
     key_type_ = keys.type;
     value_type_ = values.type;
-    to.keys.seal(*kernels_, scratch_.writer());
-    to.values.seal(*kernels_, scratch_.writer());
+    to.keys.seal(*kernels_, scratch_.kernel());
+    to.values.seal(*kernels_, scratch_.kernel());
     to.keys.append(keys);
     to.values.append(values);
     to.keys.note_greatest(key_magnitude);
@@ -108,8 +108,8 @@ class SequenceCache : public KVCache {
         }
     }
     for (Layer& layer : layers_) {
-      layer.keys.seal(*kernels_, scratch_.writer());
-      layer.values.seal(*kernels_, scratch_.writer());
+      layer.keys.seal(*kernels_, scratch_.kernel());
+      layer.values.seal(*kernels_, scratch_.kernel());
     }
     return {};
   }
@@ -176,7 +176,7 @@ class SequenceCache : public KVCache {
     allocator_ = options.allocator;
     kernels_ = *table;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
-    Index metadata_floats = 0, writer_floats = 0;
+    Index kernel_floats = 0;
     for (Index i = 0; i < shape.layers; ++i) {
       SideConfig configs[2];
       for (Side side : {Side::keys, Side::values}) {
@@ -197,13 +197,12 @@ class SequenceCache : public KVCache {
                                "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
                                number(mixed_depth_limit));
         const PanelLayout layout = page_layout(config.format, side, config.dim);
-        metadata_floats = std::max(metadata_floats, layout.metadata_count());
-        writer_floats = std::max(writer_floats, writer_scratch(layout));
+        kernel_floats = std::max(kernel_floats, std::max(kernels::product_scratch(layout),
+                                                         std::max(writer_scratch(layout), reader_scratch(layout))));
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
     }
-    return scratch_.allocate(shape.key_dim, shape.value_dim, metadata_floats, writer_floats, allocator_) ? Status()
-                                                                                                         : no_memory();
+    return scratch_.allocate(shape.key_dim, shape.value_dim, kernel_floats, allocator_) ? Status() : no_memory();
   }
 
  private:
@@ -281,8 +280,7 @@ class SequenceCache : public KVCache {
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
       return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
                            number(out.tokens), number(first), number(from.length()));
-    const PanelMetadata metadata{scratch_.scales(), scratch_.zero_points()};
-    from.read(*kernels_, kv_head, first, out, metadata, scratch_.product(), scratch_.sums(0).data);
+    from.read(*kernels_, kv_head, first, out, scratch_.kernel(), scratch_.sums(0).data);
     return {};
   }
 

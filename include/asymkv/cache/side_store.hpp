@@ -31,7 +31,7 @@ class SideStore {
  public:
   explicit SideStore(const SideConfig& config) noexcept : config_(config) {
     if (packed())
-      layout_ = page_layout(config.format, config.side, config.dim);
+      layout_ = page_layout(config.format, config.side, config.dim), panel_bytes_ = layout_.bytes();
     else
       config_.sink_length = 0;
     dense_.configure(config.type, config.heads, config.dim);
@@ -53,9 +53,11 @@ class SideStore {
   }
   Index length() const noexcept { return sealed() + dense_.count(); }
   const unsigned char* panel(Index page, Index head) const noexcept {
-    return pages_[page].memory.data() + head * layout_.bytes();
+    return pages_[page].memory.data() + head * panel_bytes_;
   }
-  Index page_bytes() const noexcept { return config_.heads * layout_.bytes(); }
+  /// layout().bytes(), which takes a while to compute.
+  Index panel_bytes() const noexcept { return panel_bytes_; }
+  Index page_bytes() const noexcept { return config_.heads * panel_bytes_; }
   Index table_bytes() const noexcept { return pages_.bytes(); }
   Index sealed_bytes() const noexcept {
     Index bytes = 0;
@@ -161,10 +163,10 @@ class SideStore {
     greatest_ = 0.0f;
   }
 
-  /// Dequantized tokens [first, first + out.tokens) of one head. `metadata`, `values` and `row` are scratch: as for
-  /// read_panel, and one row.
-  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out, const PanelMetadata& metadata,
-            float* values, float* row) const noexcept {
+  /// Dequantized tokens [first, first + out.tokens) of one head. `scratch` is read_panel's, `row` another of dim
+  /// floats.
+  void read(const kernels::Table& kernels, Index head, Index first, const Tensor& out, float* scratch,
+            float* row) const noexcept {
     Index token = first;
     const Index end = first + out.tokens;
     for (; token < end && token < sinks_.count(); ++token) read_dense(sinks_, head, token, out, token - first);
@@ -172,7 +174,7 @@ class SideStore {
       const Page& page = pages_[p];
       if (page.first + page.count <= token) continue;
       const Index stop = page.first + page.count < end ? page.first + page.count : end;
-      read_page(kernels, p, head, token, stop - token, out, token - first, metadata, values, row);
+      read_page(kernels, p, head, token, stop - token, out, token - first, scratch, row);
       token = stop;
     }
     for (; token < end; ++token) read_dense(dense_, head, token - sealed(), out, token - first);
@@ -198,13 +200,12 @@ class SideStore {
       store_scalar(out.data, out.type, at * out.token_stride + i * out.dim_stride, load_scalar(row.data, row.type, i));
   }
   void read_page(const kernels::Table& kernels, Index page, Index head, Index token, Index count, const Tensor& out,
-                 Index at, const PanelMetadata& metadata, float* values, float* row) const noexcept {
+                 Index at, float* scratch, float* row) const noexcept {
     const Index slot = token - pages_[page].first;
-    if (!rotated())
-      return read_panel(kernels, config_.side, layout_, panel(page, head), slot, count, out, at, metadata, values);
+    if (!rotated()) return read_panel(kernels, config_.side, layout_, panel(page, head), slot, count, out, at, scratch);
     for (Index i = 0; i < count; ++i) {
       const Tensor rotated_row{row, ScalarType::f32, 1, 1, config_.dim, config_.dim, config_.dim, 1};
-      read_panel(kernels, config_.side, layout_, panel(page, head), slot + i, 1, rotated_row, 0, metadata, values);
+      read_panel(kernels, config_.side, layout_, panel(page, head), slot + i, 1, rotated_row, 0, scratch);
       rotate_hadamard(row, config_.dim);
       for (Index c = 0; c < config_.dim; ++c)
         store_scalar(out.data, out.type, (at + i) * out.token_stride + c * out.dim_stride, row[c]);
@@ -246,7 +247,7 @@ class SideStore {
   void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* scratch) noexcept {
     const kernels::DenseView from = dense_.view(head, 0, tokens);
     const kernels::PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
-    unsigned char* panel = page.memory.data() + head * layout_.bytes();
+    unsigned char* panel = page.memory.data() + head * panel_bytes_;
     if (layout_.format.mixed()) return write_mixed_panel(kernels, layout_, panel, source, page.count, tokens, scratch);
     const PanelRange range = config_.side == Side::keys ? PanelRange{page.count, tokens, 0, config_.dim}
                                                         : PanelRange{0, config_.dim, page.count, tokens};
@@ -255,6 +256,7 @@ class SideStore {
 
   SideConfig config_;
   PanelLayout layout_;
+  Index panel_bytes_ = 0;
   TokenBuffer sinks_;
   Array<Page> pages_;
   TokenBuffer dense_;

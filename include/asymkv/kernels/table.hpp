@@ -6,7 +6,7 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL and VNNI.
+/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI and VBMI2 (Ice Lake, Zen 4).
 enum class Isa : std::uint8_t { scalar, avx2, avx512 };
 constexpr int isa_count = 3;
 constexpr const char* isa_name(Isa isa) noexcept {
@@ -31,19 +31,31 @@ struct ResultRows {
 /// with dequantized tiles, in float.
 constexpr Index few_rows = 4;
 
-/// A panel to multiply with, or to dequantize: its metadata as floats [groups][layout.depth_stride()], and how much of
-/// it to read. Rows on the left have `depth` elements, results `lanes` rounded up to 16. Mixed widths: depth is all of
-/// it, and rows are padded with zeros to a multiple of 16.
+/// Neighbouring panels of one page, a kv head each, to multiply with or to dequantize, and how much of them to read.
+/// Rows on the left have `depth` elements, then zeros up to a multiple of 16; results have `lanes` rounded up to 16.
+/// Mixed widths: depth is all of it.
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;
-  const float* scales;
-  const float* zero_points;  ///< null where they follow from the scales
+  Index bytes;  ///< layout.bytes()
+  Index count;  ///< panels
   Index lanes;
   Index depth;
-  const unsigned char* next;  ///< a panel of the same layout that will be read next, or this one
-  /// Of mixed widths.
-  const unsigned char* widths() const noexcept { return panel + layout.widths_offset(); }
+  const unsigned char* next;  ///< as many panels of the same layout that will be read after these, or these again
+
+  PanelView single(Index i) const noexcept { return {layout, panel + i * bytes, bytes, 1, lanes, depth, ahead(i)}; }
+  /// The panel to ask memory for while panel i is read.
+  const unsigned char* ahead(Index i) const noexcept {
+    constexpr Index distance = 3;
+    const Index at = i + distance;
+    return at < count ? panel + at * bytes : next + std::min(at - count, count - 1) * bytes;
+  }
+};
+
+/// Metadata of a panel as floats, [groups][layout.depth_stride()].
+struct PanelMetadata {
+  float* scales;
+  float* zero_points;
 };
 
 /// Where the elements of a panel come from: element (lane, depth) is data[lane*lane_stride + depth*depth_stride].
@@ -80,12 +92,23 @@ struct DenseView {
   Index count;
 };
 
-/// Floats of scratch that suffice for a product: folded rows and their bytes, or a float tile of 32 lanes.
-constexpr Index product_scratch(Index depth) noexcept { return 32 * (mixed_slots(depth) + block_depth); }
+/// Elements of a row that is rounded for few rows: 64 at once.
+constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64); }
+
+/// Floats of scratch that packed_product needs: for few rows, each folded and as two bytes an element; for more, the
+/// metadata and a tile of 32 lanes.
+constexpr Index product_scratch(const PanelLayout& layout) noexcept {
+  const Index slots = layout.format.mixed() ? mixed_slots(layout.depth) : padded_depth(layout.depth);
+  return std::max(few_rows * (padded_depth(layout.depth) + slots / 2),
+                  2 * round_up(layout.metadata_count(), 16) + 32 * round_up(layout.depth, block_depth));
+}
+/// Floats of scratch that dense_scores and dense_sums need: a tile of 32 lanes. `depth` is dim or the count of tokens.
+constexpr Index dense_scratch(Index depth) noexcept { return 32 * round_up(depth, block_depth); }
 
 struct Table {
   Isa isa;
-  /// result[r][lane] += sum over d of rows[r][d] * (code * scale + zero point)
+  /// result[r][lane] += sum over d of rows[r][d] * (code * scale + zero point), with rows and results of panel i behind
+  /// those of panel i - 1.
   void (*packed_product)(const PanelView&, const Rows&, const ResultRows&, float* scratch);
   /// result[r][t] += rows[r] . token t, over `dim` elements; results are written up to count rounded up to 32.
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
@@ -95,12 +118,11 @@ struct Table {
   /// on. Returns the factor that earlier sums are to be multiplied with.
   float (*softmax)(float* scores, Index count, float& max, float& sum);
   void (*multiply)(float* data, Index count, float factor);
-  /// Exact; count must be a multiple of 16 for half_to_floats.
-  void (*half_to_floats)(const std::uint16_t* from, Index count, float* to);
-  /// compact_scales.value of each code; count must be a multiple of 16.
-  void (*compact_to_floats)(const unsigned char* codes, Index count, float* to);
-  /// Dequantizes one tile of 16 lanes, depths 0..panel.depth-1: out[d][16] = fma(code, scale[d], zero point[d]).
-  void (*dequantize)(const PanelView& panel, Index tile, float* out);
+  /// Reads the metadata of one panel as far as lanes go; zero points of symmetric formats too.
+  void (*expand_metadata)(const PanelView& panel, const PanelMetadata& metadata);
+  /// Dequantizes one tile of 16 lanes of one panel, depths 0..panel.depth-1: out[d][16] = fma(code, scale[d], zero
+  /// point[d]).
+  void (*dequantize)(const PanelView& panel, const PanelMetadata& metadata, Index tile, float* out);
   /// x[lane][16]: depths 0..count-1 of `lanes` lanes as floats, zero up to 16.
   void (*gather)(const PanelSource& source, Index lanes, Index count, float* x);
   /// rotate_hadamard of each of the 16 columns of x[dim][16].

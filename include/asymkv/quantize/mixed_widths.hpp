@@ -16,12 +16,10 @@ constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
 /// Channels that a vector of each plane holds.
 constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
 
-/// Elements that rows have in the order of mixed codes, at most: one for each channel's bits of each plane, of which it
-/// may have three (4, 2 and 1 bits); each plane is rounded up to a multiple of 16, and plane_slack lie behind it.
-constexpr Index plane_slack = 32;
-constexpr Index mixed_slots(Index depth) noexcept {
-  return 3 * round_up(depth, block_depth) + plane_count * (tile_lanes + plane_slack);
-}
+/// Rows in the order of mixed codes have a section for each plane: an element for each channel that has it, and 64
+/// behind them.
+constexpr Index mixed_section(Index depth) noexcept { return round_up(depth, 64) + 64; }
+constexpr Index mixed_slots(Index depth) noexcept { return plane_count * mixed_section(depth); }
 
 /// Channels of each plane in the order of their slots.
 struct PlaneOrder {
@@ -186,58 +184,79 @@ struct WidthRun {
   int width;
 };
 
-/// Gives one plane to up to `count` channels, each time where it gains most; runs[0..run_count) are split in two by it,
-/// the first part with the plane. Returns the error that is saved.
-inline std::uint64_t give_plane(const SortedVariances& sorted, int bits, Index count, WidthRun* runs,
-                                int& run_count) noexcept {
+/// Widths of all channels, in runs of equal width: at most 9 of them.
+struct WidthPlan {
+  WidthRun runs[16];
+  int run_count = 0;
+
+  void add(Index begin, Index end, int width) noexcept {
+    if (begin < end) runs[run_count++] = {begin, end, width};
+  }
+  std::uint64_t error(const SortedVariances& sorted) const noexcept {
+    std::uint64_t sum = 0;
+    for (int r = 0; r < run_count; ++r)
+      for (Index i = runs[r].begin; i < runs[r].end; ++i) sum += sorted.variance[i] * width_distortion[runs[r].width];
+    return sum;
+  }
+};
+
+/// Each channel has one plane or none.
+inline WidthPlan plan_single_planes(const SortedVariances& sorted, const VectorSplit& split) noexcept {
+  WidthPlan plan;
+  Index begin = 0;
+  for (int p = 0; p < plane_count; ++p) {
+    const Index end = std::min(sorted.depth, begin + split.vectors[p] * plane_channels[p]);
+    plan.add(begin, end, plane_bits[p]);
+    begin = end;
+  }
+  plan.add(begin, sorted.depth, 0);
+  return plan;
+}
+
+/// Gives one plane to up to `count` channels, each time where it gains most; the runs are split in two by it, the first
+/// part with the plane.
+inline WidthPlan give_plane(const SortedVariances& sorted, int bits, Index count, const WidthPlan& plan) noexcept {
   Index taken[16] = {};
-  std::uint64_t gain[16], saved = 0;
+  std::uint64_t gain[16];
   const auto update = [&](int i) {
-    const WidthRun& run = runs[i];
+    const WidthRun& run = plan.runs[i];
     const bool possible = run.width + bits <= 8 && run.begin + taken[i] < run.end;
     gain[i] = possible ? sorted.variance[run.begin + taken[i]] *
                              (width_distortion[run.width] - width_distortion[run.width + bits])
                        : 0;
   };
-  for (int i = 0; i < run_count; ++i) update(i);
+  for (int i = 0; i < plan.run_count; ++i) update(i);
   for (; count > 0; --count) {
-    const int best = index_of_greatest(gain, run_count);
+    const int best = index_of_greatest(gain, plan.run_count);
     if (gain[best] == 0) break;
-    saved += gain[best];
     ++taken[best];
     update(best);
   }
-  WidthRun split[16];
-  int splits = 0;
-  for (int i = 0; i < run_count; ++i) {
-    const Index middle = runs[i].begin + taken[i];
-    if (taken[i] > 0) split[splits++] = {runs[i].begin, middle, runs[i].width + bits};
-    if (middle < runs[i].end) split[splits++] = {middle, runs[i].end, runs[i].width};
+  WidthPlan split;
+  for (int i = 0; i < plan.run_count; ++i) {
+    const WidthRun& run = plan.runs[i];
+    split.add(run.begin, run.begin + taken[i], run.width + bits);
+    split.add(run.begin + taken[i], run.end, run.width);
   }
-  std::copy(split, split + splits, runs);
-  run_count = splits;
-  return saved;
+  return split;
 }
 
-/// Widths of all channels for a split, in runs of equal width. At most 9, one for each width.
-struct WidthPlan {
-  WidthRun runs[16];
-  int run_count = 1;
-  std::uint64_t saved = 0;
+/// Channels may have several planes.
+inline WidthPlan plan_planes(const SortedVariances& sorted, const VectorSplit& split) noexcept {
+  WidthPlan plan;
+  plan.add(0, sorted.depth, 0);
+  for (int p = 0; p < plane_count; ++p)
+    plan = give_plane(sorted, plane_bits[p], split.vectors[p] * plane_channels[p], plan);
+  return plan;
+}
 
-  WidthPlan(const SortedVariances& sorted, const VectorSplit& split) noexcept {
-    runs[0] = {0, sorted.depth, 0};
-    for (int p = 0; p < plane_count; ++p)
-      saved += give_plane(sorted, plane_bits[p], split.vectors[p] * plane_channels[p], runs, run_count);
-  }
-};
-
-/// Chooses the width of each channel and writes the sets.
+/// Chooses the width of each channel and writes the sets. A channel of several planes is read several times, so single
+/// planes are kept unless others save more than an eighth of the error: below 2.5 bits they rarely do.
 inline void write_widths(const PanelLayout& layout, const float* variances, unsigned char* widths) noexcept {
   const SortedVariances sorted(variances, layout.depth);
-  const WidthPlan by_planes(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
-  const WidthPlan by_bits(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
-  const WidthPlan& plan = by_bits.saved > by_planes.saved ? by_bits : by_planes;
+  const WidthPlan single = plan_single_planes(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
+  const WidthPlan several = plan_planes(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
+  const WidthPlan& plan = several.error(sorted) < single.error(sorted) / 8 * 7 ? several : single;
   std::memset(widths, 0, std::size_t(layout.widths_bytes()));
   for (int r = 0; r < plan.run_count; ++r)
     for (Index i = plan.runs[r].begin; i < plan.runs[r].end; ++i)

@@ -141,41 +141,25 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
   kernels.pack_mixed(layout, order, codes, panel);
 }
 
-/// Metadata of a panel as the kernels read it.
-struct PanelMetadata {
-  float* scales;  ///< [groups][depth_stride]
-  float* zero_points;
-};
-
-/// Expands the metadata of `groups` groups and makes a view of a panel, to read `lanes` lanes at `depth` depths.
-inline kernels::PanelView view_panel(const kernels::Table& kernels, const PanelLayout& layout,
-                                     const unsigned char* panel, Index groups, Index lanes, Index depth,
-                                     const PanelMetadata& metadata) noexcept {
-  const Index count = groups * layout.depth_stride();
-  const unsigned char* scales = panel + layout.scale_offset();
-  if (layout.format.metadata == Metadata::compact)
-    kernels.compact_to_floats(scales, count, metadata.scales);
-  else
-    kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(scales), count, metadata.scales);
-  if (layout.format.zero_point == ZeroPoint::symmetric)
-    return {layout, panel, metadata.scales, nullptr, lanes, depth, panel};
-  kernels.half_to_floats(reinterpret_cast<const std::uint16_t*>(panel + layout.zero_point_offset()), count,
-                         metadata.zero_points);
-  return {layout, panel, metadata.scales, metadata.zero_points, lanes, depth, panel};
+/// Floats of scratch that reading a panel needs.
+constexpr Index reader_scratch(const PanelLayout& layout) noexcept {
+  return 2 * round_up(layout.metadata_count(), 16) + tile_lanes * layout.depth_stride();
 }
 
-/// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `metadata`
-/// and `values` are scratch: 16 floats a depth.
+/// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `scratch`
+/// has reader_scratch floats.
 inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayout& layout, const unsigned char* panel,
-                       Index first, Index count, const Tensor& out, Index out_token, const PanelMetadata& metadata,
-                       float* values) noexcept {
+                       Index first, Index count, const Tensor& out, Index out_token, float* scratch) noexcept {
   const bool keys = side == Side::keys;
   const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;
   const Index first_depth = keys ? 0 : first, end_depth = keys ? layout.depth : first + count;
-  const kernels::PanelView view =
-      view_panel(kernels, layout, panel, layout.groups(), layout.lanes, end_depth, metadata);
+  const Index metadata_count = round_up(layout.metadata_count(), 16);
+  const kernels::PanelMetadata metadata{scratch, scratch + metadata_count};
+  float* values = scratch + 2 * metadata_count;
+  const kernels::PanelView view{layout, panel, layout.bytes(), 1, layout.lanes, end_depth, panel};
+  kernels.expand_metadata(view, metadata);
   for (Index tile = first_lane / tile_lanes; tile * tile_lanes < first_lane + lanes; ++tile) {
-    kernels.dequantize(view, tile, values);
+    kernels.dequantize(view, metadata, tile, values);
     const Index begin = std::max(first_lane, tile * tile_lanes);
     const Index end = std::min(first_lane + lanes, (tile + 1) * tile_lanes);
     for (Index d = first_depth; d < end_depth; ++d)

@@ -99,13 +99,11 @@ class Quantizer {
                            static_cast<long long>(out.tokens), static_cast<long long>(out.dim),
                            static_cast<long long>(quantized.tokens()), static_cast<long long>(quantized.channels()));
     const PanelLayout& layout = quantized.layout();
-    const Index count = round_up(layout.metadata_count(), 16);
     Buffer scratch;
-    if (!scratch.allocate(Index(sizeof(float)) * (2 * count + tile_lanes * layout.depth), Allocator()))
+    if (!scratch.allocate(Index(sizeof(float)) * reader_scratch(layout), Allocator()))
       return Status::error(ErrorCode::out_of_memory, "out: no memory for scratch");
-    float* floats = reinterpret_cast<float*>(scratch.data());
-    const PanelMetadata metadata{floats, floats + count};
-    read_panel(**table, kSide, layout, quantized.data(), 0, quantized.tokens(), out, 0, metadata, floats + 2 * count);
+    read_panel(**table, kSide, layout, quantized.data(), 0, quantized.tokens(), out, 0,
+               reinterpret_cast<float*>(scratch.data()));
     return {};
   }
 

@@ -41,11 +41,6 @@ inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
 }
-inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
-  float lanes[16];
-  store(lanes, a);
-  for (; mask != 0; mask &= mask - 1) *p++ = lanes[__builtin_ctz(mask)];
-}
 inline void store_bytes(unsigned char* p, F32x16 a) {
   const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
@@ -55,13 +50,11 @@ inline void store_bytes(unsigned char* p, F32x16 a) {
 inline F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
-inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
-  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), bits = _mm256_set1_epi32(int(mask));
-  const __m256i high = _mm256_slli_epi32(low, 8);
-  const F32x16 product = mul(a, broadcast(factor));
-  return {
-      _mm256_blendv_ps(a.lo, product.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
-      _mm256_blendv_ps(a.hi, product.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
+inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) {
+  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), high = _mm256_slli_epi32(low, 8);
+  const __m256i bits = _mm256_set1_epi32(int(mask));
+  return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, low), low))),
+          _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(bits, high), high)))};
 }
 inline F32x16 div(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
@@ -186,19 +179,44 @@ inline std::uint32_t max_word(U32x16 a) {
 }
 inline F32x16 absolute(F32x16 a) { return as_floats(bit_and(as_words(a), 0x7fffffffu)); }
 inline F32x16 to_floats(U32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
-/// Words of -128..127 as bytes.
-inline void store_narrow(std::int8_t* p, __m256i lo, __m256i hi) {
-  const __m256i ordered = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+struct Wholes {
+  __m256i v[4];
+};
+struct Bytes {
+  __m256i lo, hi;
+};
+struct ByteTerms {
+  Bytes high, low;
+};
+inline Wholes round_wholes(const float* p, F32x16 factor) {
+  Wholes wholes;
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const F32x16 x = mul(load(p + 16 * i), factor);
+    wholes.v[i] =
+        _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)), 0xd8);
+  }
+  return wholes;
 }
-inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
-  const __m256i half = _mm256_set1_epi32(64), lo = _mm256_cvtps_epi32(a.lo), hi = _mm256_cvtps_epi32(a.hi);
-  const __m256i top_lo = _mm256_srai_epi32(_mm256_add_epi32(lo, half), 7);
-  const __m256i top_hi = _mm256_srai_epi32(_mm256_add_epi32(hi, half), 7);
-  store_narrow(high, top_lo, top_hi);
-  store_narrow(low, _mm256_sub_epi32(lo, _mm256_slli_epi32(top_lo, 7)),
-               _mm256_sub_epi32(hi, _mm256_slli_epi32(top_hi, 7)));
+/// 32 words of -128..127 as bytes.
+inline __m256i join_bytes(__m256i x, __m256i y) { return _mm256_permute4x64_epi64(_mm256_packs_epi16(x, y), 0xd8); }
+inline ByteTerms split_terms(const Wholes& a) {
+  const __m256i half = _mm256_set1_epi16(64), low_bits = _mm256_set1_epi16(127);
+  const auto high = [&](int i) { return _mm256_srai_epi16(_mm256_add_epi16(a.v[i], half), 7); };
+  const auto low = [&](int i) {
+    return _mm256_sub_epi16(_mm256_and_si256(_mm256_add_epi16(a.v[i], half), low_bits), half);
+  };
+  return {{join_bytes(high(0), high(1)), join_bytes(high(2), high(3))},
+          {join_bytes(low(0), low(1)), join_bytes(low(2), low(3))}};
+}
+inline void store(std::int8_t* p, Bytes a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), a.hi);
+}
+inline void store_compressed(std::int8_t* p, std::uint64_t mask, Bytes a) {
+  std::int8_t bytes[64];
+  store(bytes, a);
+  for (; mask != 0; mask &= mask - 1) *p++ = bytes[__builtin_ctzll(mask)];
 }
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   int quad;

@@ -1,4 +1,4 @@
-// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI): 16 lanes in one register. Meanings as in
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, VBMI2): 16 lanes in one register. Meanings as in
 // simd/scalar.hpp. Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include
 // guard, no includes.
 
@@ -25,19 +25,14 @@ inline F32x16 load_bfloat16(const std::uint16_t* p) {
 }
 inline F32x16 load_compact(const unsigned char* p) {
   const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m512 mantissas = _mm512_broadcast_f32x8(_mm256_loadu_ps(detail::compact_mantissas));
-  const __m512i mantissa = _mm512_castps_si512(_mm512_permutexvar_ps(code, mantissas));
-  const __m512i exponent = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_srli_epi32(code, 3), _mm512_set1_epi32(16)), 23);
-  return {_mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(code, code), mantissa, exponent))};
+  const __m512i mantissas = _mm512_castps_si512(_mm512_broadcast_f32x8(_mm256_loadu_ps(detail::compact_mantissas)));
+  const __m512i lowest = _mm512_sub_epi32(mantissas, _mm512_set1_epi32(16 << 23));  // a mantissa at code 0..7
+  const __m512i octave = _mm512_and_si512(_mm512_slli_epi32(code, 20), _mm512_set1_epi32(31 << 23));
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_add_epi32(_mm512_test_epi32_mask(code, code), _mm512_permutexvar_epi32(code, lowest), octave))};
 }
 inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
-inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
-  return {_mm512_mask_mul_ps(a.v, __mmask16(mask), a.v, _mm512_set1_ps(factor))};
-}
-/// Compressed in a register: compressing stores are slow on Zen 4.
-inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
-  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(mask), a.v));
-}
+inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) { return {_mm512_mask_mov_ps(b.v, __mmask16(mask), a.v)}; }
 inline void store_bytes(unsigned char* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
 }
@@ -121,12 +116,34 @@ inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 
 inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 to_floats(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
-  const __m512i whole = _mm512_cvtps_epi32(a.v);
-  const __m512i top = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(64)), 7);
-  const __m512i rest = _mm512_sub_epi32(whole, _mm512_slli_epi32(top, 7));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(top));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(rest));
+struct Wholes {
+  __m512i lo, hi;
+};
+struct Bytes {
+  __m512i v;
+};
+struct ByteTerms {
+  Bytes high, low;
+};
+inline Wholes round_wholes(const float* p, F32x16 factor) {
+  const auto words = [&](int i) { return _mm512_cvtps_epi32(mul(load(p + i), factor).v); };
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  return {_mm512_permutexvar_epi64(order, _mm512_packs_epi32(words(0), words(16))),
+          _mm512_permutexvar_epi64(order, _mm512_packs_epi32(words(32), words(48)))};
+}
+inline ByteTerms split_terms(Wholes a) {
+  const __m512i half = _mm512_set1_epi16(64), low_bits = _mm512_set1_epi16(127);
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m512i lo = _mm512_add_epi16(a.lo, half), hi = _mm512_add_epi16(a.hi, half);
+  const __m512i high = _mm512_packs_epi16(_mm512_srai_epi16(lo, 7), _mm512_srai_epi16(hi, 7));
+  const __m512i low = _mm512_packs_epi16(_mm512_sub_epi16(_mm512_and_si512(lo, low_bits), half),
+                                         _mm512_sub_epi16(_mm512_and_si512(hi, low_bits), half));
+  return {{_mm512_permutexvar_epi64(order, high)}, {_mm512_permutexvar_epi64(order, low)}};
+}
+inline void store(std::int8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
+/// Compressed in a register: compressing stores are slow on Zen 4.
+inline void store_compressed(std::int8_t* p, std::uint64_t mask, Bytes a) {
+  store(p, {_mm512_maskz_compress_epi8(__mmask64(mask), a.v)});
 }
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   int quad;

@@ -45,13 +45,9 @@ inline F32x16 load_compact(const unsigned char* p) {
 inline void store(float* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = a.v[i];
 }
-/// Lanes whose bit is set in `mask` times `factor`, the others as they are.
-inline F32x16 mul_masked(F32x16 a, std::uint32_t mask, float factor) {
-  return each_lane([&](int i) { return (mask >> i & 1u) != 0 ? a.v[i] * factor : a.v[i]; });
-}
-/// Lanes whose bit is set in `mask`, side by side; all 16 floats at p may be written.
-inline void store_compressed(float* p, std::uint32_t mask, F32x16 a) {
-  for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctz(mask)];
+/// Lanes of a whose bit is set in `mask`, the others of b.
+inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) {
+  return each_lane([&](int i) { return (mask >> i & 1u) != 0 ? a.v[i] : b.v[i]; });
 }
 /// Lanes are whole numbers 0..255.
 inline void store_bytes(unsigned char* p, F32x16 a) {
@@ -189,13 +185,37 @@ inline F32x16 absolute(F32x16 a) {
 inline F32x16 to_floats(U32x16 a) {
   return each_lane([&](int i) { return float(std::int32_t(a.v[i])); });
 }
-/// Whole numbers of at most 16256 in magnitude as 128 * high + low.
-inline void store_terms(std::int8_t* high, std::int8_t* low, F32x16 a) {
-  for (int i = 0; i < 16; ++i) {
-    const int whole = int(a.v[i]);
-    high[i] = std::int8_t((whole + 64) >> 7);
-    low[i] = std::int8_t(whole - 128 * high[i]);
+/// 64 whole numbers, as bytes too: 128 * high + low.
+struct Wholes {
+  std::int16_t v[64];
+};
+struct Bytes {
+  std::int8_t v[64];
+};
+struct ByteTerms {
+  Bytes high, low;
+};
+/// 64 floats times factor, at most 16256 in magnitude, rounded to even.
+inline Wholes round_wholes(const float* p, F32x16 factor) {
+  Wholes wholes;
+  for (int i = 0; i < 64; i += 16) {
+    const F32x16 rounded = round_even(mul(load(p + i), factor));
+    for (int j = 0; j < 16; ++j) wholes.v[i + j] = std::int16_t(rounded.v[j]);
   }
+  return wholes;
+}
+inline ByteTerms split_terms(const Wholes& a) {
+  ByteTerms terms;
+  for (int i = 0; i < 64; ++i) {
+    terms.high.v[i] = std::int8_t((a.v[i] + 64) >> 7);
+    terms.low.v[i] = std::int8_t(a.v[i] - 128 * terms.high.v[i]);
+  }
+  return terms;
+}
+inline void store(std::int8_t* p, const Bytes& a) { std::memcpy(p, a.v, sizeof a.v); }
+/// Bytes whose bit is set in `mask`, side by side; all 64 bytes at p may be written.
+inline void store_compressed(std::int8_t* p, std::uint64_t mask, const Bytes& a) {
+  for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctzll(mask)];
 }
 /// Four bytes in each word.
 inline U32x16 broadcast_quad(const std::int8_t* p) {

@@ -150,14 +150,6 @@ inline void dense_sums(const DenseView& dense, Index dim, const Rows& rows, cons
   with_type(dense.type, [&](auto type) { dense_sums_of<type()>(dense, dim, rows, result, scratch); });
 }
 
-inline void half_to_floats(const std::uint16_t* from, Index count, float* to) {
-  for (Index i = 0; i < count; i += 16) store(to + i, load_half(from + i));
-}
-
-inline void compact_to_floats(const unsigned char* codes, Index count, float* to) {
-  for (Index i = 0; i < count; i += 16) store(to + i, load_compact(codes + i));
-}
-
 inline std::uint32_t greatest_magnitude(const void* data, ScalarType type, Index count) {
   const Index whole = count / 16 * 16;
   U32x16 greatest = zero_words();

@@ -31,6 +31,41 @@ inline void with_bits(const Format& format, Function function) {
   with_packed_bits(format.bits, function);
 }
 
+/// Where the metadata of one group of a panel lie.
+struct GroupMetadata {
+  const unsigned char* scales;
+  const unsigned char* zero_points;
+  bool compact, symmetric;
+  float symmetric_zero_point;
+};
+inline GroupMetadata group_metadata(const PanelLayout& layout, const unsigned char* panel, Index group) {
+  const Index first = group * layout.depth_stride();
+  return {panel + layout.scale_offset() + first * layout.scale_bytes(),
+          panel + layout.zero_point_offset() + 2 * first, layout.format.metadata == Metadata::compact,
+          layout.format.zero_point == ZeroPoint::symmetric, symmetric_zero_point(layout.format.bits)};
+}
+/// Those of depths d to d + 15.
+inline F32x16 load_scales(const GroupMetadata& group, Index d) {
+  if (group.compact) return load_compact(group.scales + d);
+  return load_half(reinterpret_cast<const std::uint16_t*>(group.scales) + d);
+}
+inline F32x16 load_zero_points(const GroupMetadata& group, Index d, F32x16 scales) {
+  if (group.symmetric) return mul(scales, broadcast(group.symmetric_zero_point));
+  return load_half(reinterpret_cast<const std::uint16_t*>(group.zero_points) + d);
+}
+
+inline void expand_metadata(const PanelView& panel, const PanelMetadata& metadata) {
+  const Index stride = panel.layout.depth_stride();
+  for (Index group = 0; group * panel.layout.group_size() < panel.lanes; ++group) {
+    const GroupMetadata from = group_metadata(panel.layout, panel.panel, group);
+    for (Index d = 0; d < stride; d += 16) {
+      const F32x16 scales = load_scales(from, d);
+      store(metadata.scales + group * stride + d, scales);
+      store(metadata.zero_points + group * stride + d, load_zero_points(from, d, scales));
+    }
+  }
+}
+
 /// Codes of 16 lanes at the four depths of quad q of a block, in the bytes of words.
 template <int Bits>
 inline U32x16 unpack_bytes(const unsigned char* block, int q) {
@@ -98,7 +133,7 @@ struct NoOrder {};
 template <int Bits>
 inline auto plane_order(const PanelView& panel) {
   if constexpr (Bits == kMixed)
-    return read_plane_order(panel.layout, panel.widths());
+    return read_plane_order(panel.layout, panel.panel + panel.layout.widths_offset());
   else
     return NoOrder();
 }
@@ -106,28 +141,26 @@ inline auto plane_order(const PanelView& panel) {
 /// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is
 /// plane_order's.
 template <int Bits, class Order>
-inline void dequantize_tile(const PanelView& panel, const Order& order, Index tile, float* out, Index out_stride) {
+inline void dequantize_tile(const PanelView& panel, const PanelMetadata& metadata, const Order& order, Index tile,
+                            float* out, Index out_stride) {
   const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
-  const Index metadata = tile * tile_lanes / panel.layout.group_size() * panel.layout.depth_stride();
-  const float* scales = panel.scales + metadata;
-  const float* zero_points = panel.zero_points == nullptr ? nullptr : panel.zero_points + metadata;
+  const Index group = tile * tile_lanes / panel.layout.group_size();
+  const float* scales = metadata.scales + group * panel.layout.depth_stride();
+  const float* zero_points = metadata.zero_points + group * panel.layout.depth_stride();
   if constexpr (Bits == kMixed) {
     dequantize_mixed(panel, order, codes, scales, zero_points, out, out_stride);
   } else {
-    constexpr float symmetric = symmetric_zero_point(Bits);
     for (Index d = 0; d < panel.depth; d += 4) {
       F32x16 quad[4];
       unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
-      for (Index i = 0; i < 4 && d + i < panel.depth; ++i) {
-        const float zero_point = zero_points == nullptr ? scales[d + i] * symmetric : zero_points[d + i];
-        store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_point)));
-      }
+      for (Index i = 0; i < 4 && d + i < panel.depth; ++i)
+        store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_points[d + i])));
     }
   }
 }
 
-inline void dequantize(const PanelView& panel, Index tile, float* out) {
+inline void dequantize(const PanelView& panel, const PanelMetadata& metadata, Index tile, float* out) {
   with_bits(panel.layout.format, [&](auto bits) {
-    dequantize_tile<bits()>(panel, plane_order<bits()>(panel), tile, out, tile_lanes);
+    dequantize_tile<bits()>(panel, metadata, plane_order<bits()>(panel), tile, out, tile_lanes);
   });
 }

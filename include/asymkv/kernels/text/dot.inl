@@ -6,73 +6,43 @@
 // One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
 // error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
 
-/// folded[r] = row * scale of one group, zero beyond depth up to a whole block; bias[r] = row . zero points.
-inline void fold(const PanelView& panel, Index group, const Rows& rows, float* folded, Index folded_stride,
-                 float* bias) {
-  const Index first = group * panel.layout.depth_stride(), whole = panel.depth / 16 * 16;
-  const bool symmetric = panel.zero_points == nullptr;
-  const float* scales = panel.scales + first;
-  const float* weights = symmetric ? scales : panel.zero_points + first;
-  for (Index r = 0; r < rows.count; ++r) {
-    const float* row = rows.data + r * rows.stride;
-    float* to = folded + r * folded_stride;
-    F32x16 sum = broadcast(0.0f);
-    for (Index d = 0; d < whole; d += 16) {
-      const F32x16 x = load(row + d);
-      store(to + d, mul(x, load(scales + d)));
-      sum = madd(x, load(weights + d), sum);
-    }
-    float total = sum_lanes(sum);
-    for (Index d = whole; d < round_up(panel.depth, block_depth); ++d) {
-      to[d] = d < panel.depth ? row[d] * scales[d] : 0.0f;
-      if (d < panel.depth) total += row[d] * weights[d];
-    }
-    bias[r] = symmetric ? total * symmetric_zero_point(panel.layout.format.bits) : total;
-  }
-}
-
-/// Folded rows as bytes, in the order of the codes: [rows][stride]. An element of plane p of row r is
-/// step[p][r] * (128 * high + low); without mixed widths all are of plane 0.
-struct ByteRows {
-  std::int8_t* high;
-  std::int8_t* low;
-  Index stride;
-  float step[plane_count][kDotRows];
-};
-
 /// Of the greatest element: 128 * 127, what two signed bytes hold.
 constexpr float kSteps = 16256.0f;
 
-/// Rounds `count` elements, a multiple of 16, and returns the step. Below 1e-30 all is zero.
-inline float round_row(const float* folded, Index count, std::int8_t* high, std::int8_t* low) {
-  F32x16 magnitudes = broadcast(0.0f);
-  for (Index i = 0; i < count; i += 16) magnitudes = max(magnitudes, absolute(load(folded + i)));
-  const float greatest = max_lanes(magnitudes);
-  const bool zero = greatest < 1e-30f;
-  const F32x16 inverse = broadcast(zero ? 0.0f : kSteps / greatest);
-  for (Index i = 0; i < count; i += 16)
-    store_terms(high + i, low + i, round_even(mul(load(folded + i), inverse)));
-  return zero ? 0.0f : greatest * (1.0f / kSteps);
-}
-
-/// The planes of mixed widths: vectors of each in a lane tile, its first element in the rows, its channels.
-struct MixedSections {
-  Index vectors[plane_count] = {};
-  Index first[plane_count] = {};
-  const unsigned char* sets[plane_count] = {};
+/// The channels that have each plane of mixed widths, 64 a word, and the vectors of each in a lane tile.
+struct MixedSets {
+  std::uint64_t words[mixed_depth_limit / 64][plane_count];
+  Index vectors[plane_count];
+  bool several;  ///< planes, for some channel
 };
 
-/// What the rows of one group have become.
+/// A row times the scales of its group, first as floats, then as bytes in the order of the codes: an element is step *
+/// (128 * high + low). An element of mixed widths is worth 2^w times as much after a plane of w bits; so where channels
+/// have several planes, later ones have steps that are as much larger as shifts say.
+struct FoldedRow {
+  float* elements;  ///< [padded_depth], zero beyond depth
+  std::int8_t* high;
+  std::int8_t* low;
+  F32x16 greatest;                    ///< magnitudes, lane by lane
+  F32x16 biases;                      ///< sum up to row . zero points
+  float plane_greatest[plane_count];  ///< magnitudes, where channels have several planes
+  int shifts[plane_count];            ///< powers of two by which the steps of plane p + 1 exceed those of plane p
+  float step;                         ///< of plane 0
+  float bias;
+};
+
+/// Rows of one group of a panel.
+template <int RowCount>
 struct FoldedGroup {
-  ByteRows rows;
-  float bias[kDotRows];
-  MixedSections sections;
+  Index panel, group;
+  FoldedRow rows[RowCount];
+  MixedSets sets;
 };
 
-/// Sums for Tiles neighbouring lane tiles of one group.
+/// Whole sums for Tiles neighbouring lane tiles of one group.
 template <int RowCount, int Tiles>
 struct TileSums {
-  F32x16 lanes[RowCount][Tiles];
+  U32x16 high[RowCount][Tiles], low[RowCount][Tiles];
 };
 
 /// Where prefetches go: the first-level cache has few requests to spare, and waits when they are taken.
@@ -85,22 +55,19 @@ struct CodeStream {
   Index tile_bytes;
 };
 
-/// Adds `blocks` blocks of Quads quads of plane `plane`, whose first element in the rows is `depth`.
+/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This and what calls it are inlined
+/// by force: the sums must stay in registers.
 template <int Bits, int Quads, int RowCount, int Tiles>
-inline void add_blocks(CodeStream& codes, Index blocks, const ByteRows& rows, int plane, Index depth,
-                       TileSums<RowCount, Tiles>& sums) {
-  U32x16 highs[RowCount][Tiles], lows[RowCount][Tiles];
-  ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) highs[r][t] = lows[r][t] = zero_words();
+__attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
+                                                      Index depth, TileSums<RowCount, Tiles>& sums) {
   constexpr Index block_bytes = 8 * Quads * Bits;
   for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) ASYMKV_UNROLL
   for (int q = 0; q < Quads; ++q) {
     U32x16 high[RowCount], low[RowCount];
     ASYMKV_UNROLL
     for (int r = 0; r < RowCount; ++r) {
-      high[r] = broadcast_quad(rows.high + r * rows.stride + depth + 4 * q);
-      low[r] = broadcast_quad(rows.low + r * rows.stride + depth + 4 * q);
+      high[r] = broadcast_quad(rows[r].high + depth + 4 * q);
+      low[r] = broadcast_quad(rows[r].low + depth + 4 * q);
     }
     ASYMKV_UNROLL
     for (int t = 0; t < Tiles; ++t) {
@@ -108,165 +75,314 @@ inline void add_blocks(CodeStream& codes, Index blocks, const ByteRows& rows, in
       if (64 * q < block_bytes) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
       ASYMKV_UNROLL
       for (int r = 0; r < RowCount; ++r) {
-        highs[r][t] = dot_bytes<Bits>(highs[r][t], bytes, high[r]);
-        lows[r][t] = dot_bytes<Bits>(lows[r][t], bytes, low[r]);
+        sums.high[r][t] = dot_bytes<Bits>(sums.high[r][t], bytes, high[r]);
+        sums.low[r][t] = dot_bytes<Bits>(sums.low[r][t], bytes, low[r]);
       }
     }
   }
+}
+
+/// Makes sums of plane p + 1 those of plane p.
+template <int RowCount, int Tiles>
+__attribute__((always_inline)) inline void shift_sums(const FoldedRow* rows, int p, TileSums<RowCount, Tiles>& sums) {
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) {
-    const F32x16 step = broadcast(rows.step[plane][r]);
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t)
-      sums.lanes[r][t] = madd(madd(to_floats(highs[r][t]), broadcast(128.0f), to_floats(lows[r][t])), step,
-                              sums.lanes[r][t]);
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) {
+    sums.high[r][t] = shift_left(sums.high[r][t], rows[r].shifts[p]);
+    sums.low[r][t] = shift_left(sums.low[r][t], rows[r].shifts[p]);
   }
+}
+
+/// All planes of mixed widths, the last one first.
+template <int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_planes(const CodeStream& codes, Index depth,
+                                                      const FoldedGroup<RowCount>& group,
+                                                      TileSums<RowCount, Tiles>& sums) {
+  const Index* vectors = group.sets.vectors;
+  const Index section = mixed_section(depth);
+  CodeStream plane = codes;
+  const auto seek = [&](Index vector) {
+    plane.at = codes.at + 64 * vector;
+    plane.next = codes.next + 64 * vector;
+  };
+  seek(vectors[0] + vectors[1] + vectors[2]);
+  add_blocks<1, 8>(plane, vectors[3], group.rows, section * 3, sums);
+  if (group.sets.several) shift_sums(group.rows, 2, sums);
+  seek(vectors[0] + vectors[1]);
+  add_blocks<2, 4>(plane, vectors[2], group.rows, section * 2, sums);
+  if (group.sets.several) shift_sums(group.rows, 1, sums);
+  seek(vectors[0]);
+  add_blocks<4, 2>(plane, vectors[1], group.rows, section, sums);
+  if (group.sets.several) shift_sums(group.rows, 0, sums);
+  seek(0);
+  add_blocks<8, 1>(plane, vectors[0], group.rows, 0, sums);
 }
 
 /// Adds the products of Tiles neighbouring lane tiles, bias included, to the results.
 template <int Bits, int RowCount, int Tiles>
-inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup& group, const ResultRows& result) {
+inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowCount>& group,
+                      const ResultRows& result) {
   TileSums<RowCount, Tiles> sums;
-  float* to = result.data + tile * tile_lanes;
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t)
-    sums.lanes[r][t] = add(load(to + r * result.stride + t * tile_lanes), broadcast(group.bias[r]));
+  for (int t = 0; t < Tiles; ++t) sums.high[r][t] = sums.low[r][t] = zero_words();
   const Index tile_bytes = panel.layout.tile_bytes();
   CodeStream codes{panel.panel + tile * tile_bytes, panel.next + tile * tile_bytes, tile_bytes};
-  if constexpr (Bits == kMixed) {
-    const MixedSections& planes = group.sections;
-    if (planes.vectors[0] > 0)
-      add_blocks<8, 1>(codes, planes.vectors[0], group.rows, 0, planes.first[0], sums);
-    if (planes.vectors[1] > 0)
-      add_blocks<4, 2>(codes, planes.vectors[1], group.rows, 1, planes.first[1], sums);
-    if (planes.vectors[2] > 0)
-      add_blocks<2, 4>(codes, planes.vectors[2], group.rows, 2, planes.first[2], sums);
-    if (planes.vectors[3] > 0)
-      add_blocks<1, 8>(codes, planes.vectors[3], group.rows, 3, planes.first[3], sums);
-  } else {
-    add_blocks<Bits, 8>(codes, (panel.depth + block_depth - 1) / block_depth, group.rows, 0, 0, sums);
+  if constexpr (Bits == kMixed)
+    add_planes(codes, panel.layout.depth, group, sums);
+  else
+    add_blocks<Bits, 8>(codes, (panel.depth + block_depth - 1) / block_depth, group.rows, 0, sums);
+  float* to = result.data + tile * tile_lanes;
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) {
+    const F32x16 step = broadcast(group.rows[r].step), bias = broadcast(group.rows[r].bias);
+    ASYMKV_UNROLL
+    for (int t = 0; t < Tiles; ++t) {
+      const F32x16 whole = madd(to_floats(sums.high[r][t]), broadcast(128.0f), to_floats(sums.low[r][t]));
+      float* lanes = to + r * result.stride + t * tile_lanes;
+      store(lanes, add(load(lanes), madd(whole, step, bias)));
+    }
+  }
+}
+
+/// The first stage of a folded row: elements, greatest and biases.
+inline void fold(const GroupMetadata& metadata, Index depth, const float* row, FoldedRow& to) {
+  const Index padded = padded_depth(depth);
+  to.biases = to.greatest = broadcast(0.0f);
+  Index d = 0;
+  for (; d < depth; d += 16) {
+    const F32x16 x = load(row + d), scales = load_scales(metadata, d), folded = mul(x, scales);
+    store(to.elements + d, folded);
+    to.greatest = max(to.greatest, absolute(folded));
+    to.biases = madd(x, load_zero_points(metadata, d, scales), to.biases);
+  }
+  for (; d < padded; d += 16) store(to.elements + d, broadcast(0.0f));
+}
+
+/// The second stage: bias and step. Returns steps a unit, 0 where all elements are below 1e-30.
+inline float set_step(FoldedRow& row) {
+  const float greatest = max_lanes(row.greatest);
+  const bool zero = greatest < 1e-30f;
+  row.bias = sum_lanes(row.biases);
+  row.step = zero ? 0.0f : greatest * (1.0f / kSteps);
+  return zero ? 0.0f : kSteps / greatest;
+}
+
+/// The third stage: bytes.
+inline void round_row(const FoldedRow& row, Index depth, float steps) {
+  for (Index d = 0; d < padded_depth(depth); d += 64) {
+    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(steps)));
+    store(row.high + d, terms.high);
+    store(row.low + d, terms.low);
+  }
+}
+
+/// Up to 8 bytes.
+inline std::uint64_t read_word(const unsigned char* from, Index bytes) {
+  std::uint64_t word = 0;
+  if (bytes >= 8)
+    std::memcpy(&word, from, 8);
+  else
+    std::memcpy(&word, from, std::size_t(bytes));
+  return word;
+}
+
+inline void read_sets(const PanelLayout& layout, const unsigned char* panel, MixedSets& sets) {
+  const Index bytes = layout.width_set_bytes();
+  const unsigned char* set = panel + layout.widths_offset();
+  Index channels[plane_count] = {};
+  std::uint64_t several = 0;
+  for (Index first = 0; first < bytes; first += 8) {
+    std::uint64_t* words = sets.words[first / 8];
+    std::uint64_t seen = 0;
+    ASYMKV_UNROLL
+    for (int p = 0; p < plane_count; ++p) {
+      words[p] = read_word(set + p * bytes + first, bytes - first);
+      channels[p] += __builtin_popcountll(words[p]);
+      several |= seen & words[p];
+      seen |= words[p];
+    }
   }
   ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) store(to + r * result.stride + t * tile_lanes, sums.lanes[r][t]);
+  for (int p = 0; p < plane_count; ++p)
+    sets.vectors[p] = (channels[p] + plane_channels[p] - 1) / plane_channels[p];
+  sets.several = several != 0;
 }
 
-/// Channels of a set of `bytes` bytes.
-inline Index set_size(const unsigned char* set, Index bytes) {
-  Index count = 0, i = 0;
-  for (std::uint64_t word; i + 8 <= bytes; i += 8) {
-    std::memcpy(&word, set + i, 8);
-    count += __builtin_popcountll(word);
-  }
-  for (; i < bytes; ++i) count += __builtin_popcount(set[i]);
-  return count;
+/// Channels of plane p that have a later one too, where elements are worth 2^w as much.
+inline std::uint64_t later_too(const std::uint64_t* words, int p) {
+  std::uint64_t later = 0;
+  for (int i = p + 1; i < plane_count; ++i) later |= words[i];
+  return words[p] & later;
 }
 
-/// Where the planes' elements of mixed widths go in the rows: behind each are plane_slack free ones.
-inline MixedSections mixed_sections(const PanelView& panel) {
-  MixedSections sections;
-  const Index bytes = panel.layout.width_set_bytes();
-  for (int p = 0, first = 0; p < plane_count; ++p) {
-    sections.sets[p] = panel.widths() + p * bytes;
-    const Index count = set_size(sections.sets[p], bytes);
-    sections.vectors[p] = (count + plane_channels[p] - 1) / plane_channels[p];
-    sections.first[p] = first;
-    first += int(round_up(count, tile_lanes) + plane_slack);
-  }
-  return sections;
-}
+/// The 16 channels from d on among those of a plane, as bits.
+inline std::uint32_t channels_at(std::uint64_t word, Index d) { return std::uint32_t(word >> d % 64 & 0xffffu); }
 
-/// As fold, with the elements in the order of the codes: compressed by the sets of channels themselves, since a list
-/// of channels would be as long to make as the page to read. An element is worth 2^w times as much after a plane of w
-/// bits.
-inline void fold_mixed(const PanelView& panel, const Rows& rows, const MixedSections& sections, float* folded,
-                       Index folded_stride, float* bias) {
-  const Index batches = panel.layout.depth_stride() / tile_lanes;
-  for (Index r = 0; r < rows.count; ++r) {
-    float* ends[plane_count];
-    for (int p = 0; p < plane_count; ++p) ends[p] = folded + r * folded_stride + sections.first[p];
-    F32x16 sum = broadcast(0.0f);
-    for (Index batch = 0; batch < batches; ++batch) {
-      const F32x16 row = load(rows.data + r * rows.stride + 16 * batch);
-      sum = madd(row, load(panel.zero_points + 16 * batch), sum);
-      F32x16 x = mul(row, load(panel.scales + 16 * batch));
-      ASYMKV_UNROLL
-      for (int p = 0; p < plane_count; ++p) {
-        if (sections.vectors[p] == 0) continue;
-        const std::uint32_t mask = set_mask(sections.sets[p], batch);
-        store_compressed(ends[p], mask, x);
-        ends[p] += __builtin_popcount(mask);
-        x = mul_masked(x, mask, float(1 << plane_bits[p]));
-      }
-    }
-    bias[r] = sum_lanes(sum);
-    for (float* end : ends)
-      for (Index i = 0; i < plane_slack; i += 16) store(end + i, broadcast(0.0f));
-  }
-}
-
-/// Rows of one group, folded, in the order of the codes, and rounded. `scratch` is that of packed_product.
-template <int Bits>
-inline void fold_group(const PanelView& panel, Index group, const Rows& rows, float* scratch, FoldedGroup& to) {
-  const Index stride = Bits == kMixed ? mixed_slots(panel.layout.depth) : round_up(panel.depth, block_depth);
-  to.rows.high = reinterpret_cast<std::int8_t*>(scratch + kDotRows * stride);
-  to.rows.low = to.rows.high + kDotRows * stride;
-  to.rows.stride = stride;
-  if constexpr (Bits == kMixed) {
-    to.sections = mixed_sections(panel);
-    fold_mixed(panel, rows, to.sections, scratch, stride, to.bias);
-  } else {
-    fold(panel, group, rows, scratch, stride, to.bias);
-  }
-  for (int p = 0; p < (Bits == kMixed ? plane_count : 1); ++p) {
-    const Index first = to.sections.first[p];
-    const Index count = Bits == kMixed ? round_up(to.sections.vectors[p] * plane_channels[p], tile_lanes) : stride;
-    for (Index r = 0; count > 0 && r < rows.count; ++r) {
-      const Index at = r * stride + first;
-      to.rows.step[p][r] = round_row(scratch + at, count, to.rows.high + at, to.rows.low + at);
+/// The first stage where channels have several planes: plane_greatest and greatest, too.
+inline void find_greatest(const MixedSets& sets, Index depth, FoldedRow& row) {
+  F32x16 greatest[plane_count];
+  for (F32x16& plane : greatest) plane = broadcast(0.0f);
+  for (Index d = 0; d < depth; d += 16) {
+    const std::uint64_t* words = sets.words[d / 64];
+    F32x16 x = absolute(load(row.elements + d));
+    ASYMKV_UNROLL
+    for (int p = 0; p < plane_count; ++p) {
+      if (sets.vectors[p] == 0) continue;
+      greatest[p] = max(greatest[p], blend(channels_at(words[p], d), x, broadcast(0.0f)));
+      if (p + 1 < plane_count)
+        x = blend(channels_at(later_too(words, p), d), mul(x, broadcast(float(1 << plane_bits[p]))), x);
     }
   }
+  for (int p = 0; p < plane_count; ++p) {
+    row.plane_greatest[p] = max_lanes(greatest[p]);
+    row.greatest = max(row.greatest, greatest[p]);
+  }
 }
 
-/// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one. Returns end.
+/// The second stage where channels have several planes; steps[p] are those of plane p. Sums are shifted by at most 8 in
+/// all, so they stay below 2^29.
+inline void set_plane_steps(FoldedRow& row, float* steps) {
+  const float last = set_step(row), greatest = row.step * kSteps;
+  int shift = 0;  // of the plane after p
+  for (int p = plane_count - 1; p >= 0; --p) {
+    float until = 0.0f;  // the greatest of the planes up to p, whose steps are not larger
+    for (int i = 0; i <= p; ++i) until = std::max(until, row.plane_greatest[i]);
+    const float ratio = until * 256.0f < greatest ? 256.0f : greatest / until;
+    const int wanted = row.plane_greatest[p] > 0.0f ? int(float_bits(ratio) >> 23) - 127 : shift;
+    row.shifts[p] = wanted > shift ? wanted - shift : 0;
+    shift += row.shifts[p];
+    steps[p] = last * float(1 << shift);
+  }
+  row.step /= float(1 << shift);
+}
+
+/// Elements of the channels in `again` times 2^bits.
+inline void multiply_again(float* elements, std::uint64_t again, int bits) {
+  for (Index i = 0; i < 64; i += 16) {
+    const F32x16 x = load(elements + i);
+    store(elements + i, blend(channels_at(again, i), mul(x, broadcast(float(1 << bits))), x));
+  }
+}
+
+/// As round_row, with the elements in the order of the codes: compressed by the sets of channels themselves, since a
+/// list of channels would be as long to make as the page to read. What stands behind a plane's elements does not
+/// matter: codes that are padding are 0.
+inline void round_planes(const FoldedRow& row, const MixedSets& sets, Index depth, const float* steps) {
+  const Index section = mixed_section(depth);
+  Index at[plane_count] = {0, section, 2 * section, 3 * section};
+  for (Index d = 0; d < depth; d += 64) {
+    const std::uint64_t* words = sets.words[d / 64];
+    ByteTerms terms;
+    if (!sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(steps[0])));
+    ASYMKV_UNROLL
+    for (int p = 0; p < plane_count; ++p) {
+      if (words[p] == 0) continue;
+      if (sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(steps[p])));
+      store_compressed(row.high + at[p], words[p], terms.high);
+      store_compressed(row.low + at[p], words[p], terms.low);
+      at[p] += __builtin_popcountll(words[p]);
+      if (const std::uint64_t again = later_too(words, p); again != 0)
+        multiply_again(row.elements + d, again, plane_bits[p]);
+    }
+  }
+}
+
+/// Folds rows [first, first + RowCount) of each of some groups, stage by stage: a stage is a chain of dependent steps,
+/// so those of several rows run side by side.
 template <int Bits, int RowCount>
-inline Index dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup& group,
-                       const ResultRows& result) {
+inline void fold_groups(const PanelView& panels, const Rows& rows, Index first, FoldedGroup<RowCount>* groups,
+                        Index count) {
+  for (Index i = 0; i < count; ++i) {
+    FoldedGroup<RowCount>& group = groups[i];
+    const unsigned char* panel = panels.panel + group.panel * panels.bytes;
+    const GroupMetadata metadata = group_metadata(panels.layout, panel, group.group);
+    if constexpr (Bits == kMixed) read_sets(panels.layout, panel, group.sets);
+    for (int r = 0; r < RowCount; ++r) {
+      fold(metadata, panels.depth, rows.data + (group.panel * rows.count + first + r) * rows.stride, group.rows[r]);
+      if constexpr (Bits == kMixed)
+        if (group.sets.several) find_greatest(group.sets, panels.depth, group.rows[r]);
+    }
+  }
+  float steps[few_rows][plane_count];
+  for (Index i = 0; i < count; ++i)
+    for (int r = 0; r < RowCount; ++r) {
+      if (Bits == kMixed && groups[i].sets.several)
+        set_plane_steps(groups[i].rows[r], steps[i * RowCount + r]);
+      else
+        steps[i * RowCount + r][0] = set_step(groups[i].rows[r]);
+    }
+  for (Index i = 0; i < count; ++i)
+    for (int r = 0; r < RowCount; ++r) {
+      if constexpr (Bits == kMixed)
+        round_planes(groups[i].rows[r], groups[i].sets, panels.depth, steps[i * RowCount + r]);
+      else
+        round_row(groups[i].rows[r], panels.depth, steps[i * RowCount + r][0]);
+    }
+}
+
+/// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one.
+template <int Bits, int RowCount>
+inline void dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup<RowCount>& group,
+                      const ResultRows& result) {
   constexpr int most = kPanelTiles / RowCount;
   for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
   if constexpr (most > 2)
     for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
   if constexpr (most > 1)
     for (; tile < end; ++tile) dot_tiles<Bits, RowCount, 1>(panel, tile, group, result);
-  return tile;
 }
 
+/// Gives row number i of few_rows its part of packed_product's scratch.
+template <int Bits>
+inline void place_row(Index depth, float* scratch, Index i, FoldedRow& row) {
+  const Index slots = Bits == kMixed ? mixed_slots(depth) : padded_depth(depth);
+  row.elements = scratch + i * (padded_depth(depth) + slots / 2);
+  row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(depth));
+  row.low = row.high + slots;
+}
+
+/// Rows [first, first + RowCount) of each panel.
 /// A function of its own: inlined side by side, the two counts of rows share registers badly.
 template <int Bits, int RowCount>
-__attribute__((noinline)) inline void dot_rows_of(const PanelView& panel, const Rows& rows, const ResultRows& result,
-                                                  float* scratch) {
-  const Index tiles = (panel.lanes + tile_lanes - 1) / tile_lanes;
-  const Index tiles_in_group = panel.layout.group_size() / tile_lanes;
-  FoldedGroup folded;
-  for (Index i = panel.layout.scale_offset(); i < panel.layout.bytes(); i += 64)
-    __builtin_prefetch(panel.next + i, 0, kSecondLevel);
-  for (Index tile = 0, group = 0; tile < tiles; ++group) {
-    fold_group<Bits>(panel, group, rows, scratch, folded);
-    tile = dot_group<Bits, RowCount>(panel, tile, std::min(tiles, tile + tiles_in_group), folded, result);
+__attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index first, const Rows& rows,
+                                                  const ResultRows& result, float* scratch) {
+  const Index tiles = (panels.lanes + tile_lanes - 1) / tile_lanes;
+  const Index tiles_in_group = panels.layout.group_size() / tile_lanes;
+  const Index groups = (tiles + tiles_in_group - 1) / tiles_in_group;
+  constexpr Index at_once = few_rows / RowCount;
+  FoldedGroup<RowCount> folded[at_once];
+  for (Index i = 0; i < at_once; ++i)
+    for (int r = 0; r < RowCount; ++r) place_row<Bits>(panels.depth, scratch, i * RowCount + r, folded[i].rows[r]);
+  for (Index panel = 0, group = 0; panel < panels.count;) {
+    Index count = 0;
+    for (; count < at_once && panel < panels.count; ++count) {
+      folded[count].panel = panel;
+      folded[count].group = group;
+      if (++group == groups) ++panel, group = 0;
+    }
+    fold_groups<Bits, RowCount>(panels, rows, first, folded, count);
+    for (Index i = 0; i < count; ++i) {
+      const Index at = folded[i].panel, tile = folded[i].group * tiles_in_group;
+      const PanelView one = panels.single(at);
+      if (tile == 0)
+        for (Index offset = one.layout.scale_offset(); offset < one.bytes; offset += 64)
+          __builtin_prefetch(one.next + offset, 0, kSecondLevel);
+      dot_group<Bits, RowCount>(one, tile, std::min(tiles, tile + tiles_in_group), folded[i],
+                                {result.data + (at * rows.count + first) * result.stride, result.stride});
+    }
   }
 }
 
 /// Few rows: four share the unpacking where registers allow, others go one by one.
 template <int Bits>
-inline void dot_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  for (Index r = 0, count; r < rows.count; r += count) {
-    count = rows.count - r >= kDotRows ? kDotRows : 1;
-    const Rows left{rows.data + r * rows.stride, rows.stride, count};
-    const ResultRows to{result.data + r * result.stride, result.stride};
-    if (count == kDotRows)
-      dot_rows_of<Bits, kDotRows>(panel, left, to, scratch);
-    else
-      dot_rows_of<Bits, 1>(panel, left, to, scratch);
+inline void dot_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
+  for (Index r = 0; r < rows.count;) {
+    if (rows.count - r >= kDotRows) {
+      dot_rows_of<Bits, kDotRows>(panels, r, rows, result, scratch);
+      r += kDotRows;
+    } else {
+      dot_rows_of<Bits, 1>(panels, r++, rows, result, scratch);
+    }
   }
 }

@@ -3,24 +3,29 @@
 // Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32
 // lanes are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
 
-/// Dequantizes each 32 lanes once, for all rows.
+/// Dequantizes each 32 lanes of one panel once, for all rows.
 template <int Bits>
-inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* tile) {
-  const Index lanes = round_up(panel.lanes, tile_lanes);
+inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
+  const Index lanes = round_up(panel.lanes, tile_lanes), count = round_up(panel.layout.metadata_count(), 16);
+  const PanelMetadata metadata{scratch, scratch + count};
+  float* tile = scratch + 2 * count;
+  expand_metadata(panel, metadata);
   const auto order = plane_order<Bits>(panel);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
     for (Index t = 0; t < width; t += tile_lanes)
-      dequantize_tile<Bits>(panel, order, (lane + t) / tile_lanes, tile + t, kTileLanes);
+      dequantize_tile<Bits>(panel, metadata, order, (lane + t) / tile_lanes, tile + t, kTileLanes);
     tile_product(rows, panel.depth, tile, width, {result.data + lane, result.stride});
   }
 }
 
-inline void packed_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  with_bits(panel.layout.format, [&](auto bits) {
-    if (rows.count <= few_rows)
-      dot_product<bits()>(panel, rows, result, scratch);
-    else
-      tiled_product<bits()>(panel, rows, result, scratch);
+inline void packed_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
+  with_bits(panels.layout.format, [&](auto bits) {
+    if (rows.count <= few_rows) return dot_product<bits()>(panels, rows, result, scratch);
+    for (Index i = 0; i < panels.count; ++i) {
+      const Index first = i * rows.count;
+      tiled_product<bits()>(panels.single(i), {rows.data + first * rows.stride, rows.stride, rows.count},
+                            {result.data + first * result.stride, result.stride}, scratch);
+    }
   });
 }

@@ -2,7 +2,7 @@
 
 inline const Table* table() {
   static constexpr Table kernels{kIsa,     packed_product, dense_scores,      dense_sums, softmax,
-                                 multiply, half_to_floats, compact_to_floats, dequantize, gather,
+                                 multiply, expand_metadata, dequantize, gather,
                                  rotate_columns, quantize, variances, insert_codes, pack_mixed, greatest_magnitude};
   return &kernels;
 }
