@@ -47,7 +47,7 @@ void dequantize(benchmark::State& state) {
 
 void append(benchmark::State& state, const char* policy, Index chunk) {
   const asymkv::CacheShape shape{1, 8, 128, 128};
-  const std::vector<float> keys = bench::normal_numbers(chunk * 8 * 128, 1),
+  const std::vector<float> keys = bench::key_numbers(chunk, 8 * 128, 1),
                            values = bench::normal_numbers(chunk * 8 * 128, 2);
   const auto cache = bench::make_cache(state, policy, shape, kTokens);
   if (cache == nullptr) return;
@@ -68,7 +68,7 @@ void append(benchmark::State& state, const char* policy, Index chunk) {
 void seal(benchmark::State& state, const char* policy) {
   const asymkv::CacheShape shape{1, 8, 128, 128};
   constexpr Index chunk = 512, row = 8 * 128;
-  const std::vector<float> keys = bench::normal_numbers(chunk * row, 1), values = bench::normal_numbers(chunk * row, 2);
+  const std::vector<float> keys = bench::key_numbers(chunk, row, 1), values = bench::normal_numbers(chunk * row, 2);
   const auto cache = bench::make_cache(state, policy, shape, kTokens);
   if (cache == nullptr) return;
   for (auto _ : state) {

@@ -6,6 +6,7 @@
 
 #include <asymkv/asymkv.hpp>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <random>
 #include <vector>
@@ -19,6 +20,16 @@ inline std::vector<float> normal_numbers(Index count, unsigned seed) {
   std::normal_distribution<float> normal;
   std::vector<float> numbers(static_cast<std::size_t>(count));
   for (float& x : numbers) x = normal(generator);
+  return numbers;
+}
+
+/// Keys [tokens][channels] whose channels differ as those of real models do: standard deviations exp(0.5 * normal), the
+/// largest of 128 some four times the median. So channels of mixed widths get different widths.
+inline std::vector<float> key_numbers(Index tokens, Index channels, unsigned seed) {
+  std::vector<float> numbers = normal_numbers(tokens * channels, seed);
+  std::vector<float> deviations = normal_numbers(channels, seed + 1000);
+  for (float& x : deviations) x = std::exp(0.5f * x);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] *= deviations[i % std::size_t(channels)];
   return numbers;
 }
 
@@ -45,7 +56,7 @@ inline double read_bandwidth() {
 inline bool fill(benchmark::State& state, asymkv::KVCache& cache, Index tokens) {
   const asymkv::CacheShape& shape = cache.shape();
   const Index chunk = 1024;
-  const std::vector<float> keys = normal_numbers(chunk * shape.kv_heads * shape.key_dim, 1);
+  const std::vector<float> keys = key_numbers(chunk, shape.kv_heads * shape.key_dim, 1);
   const std::vector<float> values = normal_numbers(chunk * shape.kv_heads * shape.value_dim, 2);
   for (Index layer = 0; layer < shape.layers; ++layer)
     for (Index t = 0; t < tokens; t += chunk) {

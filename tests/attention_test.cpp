@@ -151,6 +151,25 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
   }
 }
 
+TEST(Attention, WhatATrimmedPageHeldPlaysNoPart) {
+  // values: 172 sealed, 160 kept, 165 sealed: slots 37 to 43 of the second page hold tokens that are no more
+  auto cache = AsymKVCache::create({1, 2, 32, 32}, *AsymKVPolicy::parse("k2v2", 1));
+  const RowMatrix x = support::random_matrix(300, 64, 1);
+  const auto append = [&](Index tokens) {
+    const RowMatrix part = x.topRows(tokens);
+    return cache->append(0, tensor(part, 2), tensor(part, 2)).ok();
+  };
+  ASSERT_TRUE(append(300) && append(1) && cache->trim(160).ok() && append(133) && append(1));
+  ASSERT_EQ(cache->side(0, Side::values).pages().back().count, 37);
+  for (Index rows : {1, 2, 3, 4, 5}) {
+    const RowMatrix q = support::random_matrix(1, 2 * rows * 32, 3);
+    RowMatrix out(1, 2 * rows * 32), expected = out;
+    ASSERT_TRUE(cache->attend(0, tensor(q, 2 * rows), tensor(out, 2 * rows)).ok());
+    ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 2 * rows), tensor(expected, 2 * rows)).ok());
+    EXPECT_LT((out - expected).cwiseAbs().maxCoeff(), 4e-3f) << rows << " rows";  // stale ones cost 0.05 and more
+  }
+}
+
 TEST(Attention, TypesLayoutsAndNoMask) {
   const CacheShape shape{1, 2, 32, 32};
   auto cache = DenseKVCache<Eigen::bfloat16>::create(shape);

@@ -78,15 +78,6 @@ class RowBlock {
   }
 
  private:
-  /// From the first head's rows on.
-  struct HeadRows {
-    ScratchRows queries, weights, shifted_weights, sums, rotated_sums;
-  };
-  HeadRows rows_of_all() noexcept {
-    return {scratch_.queries(0), scratch_.weights(0), scratch_.shifted_weights(0), scratch_.sums(0),
-            scratch_.rotated_sums(0)};
-  }
-
   /// Calls function() for each head, which head_ then is.
   template <class Function>
   void each_head(Function function) noexcept {
@@ -147,9 +138,8 @@ class RowBlock {
 
   void packed_scores(Index page) noexcept {
     each_head([&] { clear(weights()); });
-    const HeadRows all = rows_of_all();
-    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth), left(all.queries),
-                            all.weights, scratch_.kernel());
+    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth),
+                            left(scratch_.queries(0)), scratch_.weights(0), scratch_.kernel());
   }
 
   /// Scores of tokens [first, first + count) become weights, and their values are added.
@@ -210,7 +200,6 @@ class RowBlock {
 
   void packed_values(Index page, Index token, Index stop, Index first) noexcept {
     const Index slot = token - values_.pages()[page].first;
-    const HeadRows all = rows_of_all();
     const bool aligned = slot == token - first;
     if (!aligned)  // the kernel wants weight i at slot i; true but where the cache was trimmed
       each_head([&] {
@@ -220,8 +209,8 @@ class RowBlock {
                       sizeof(float) * std::size_t(stop - token));
       });
     kernels_.packed_product(view(values_, page, values_.layout().lanes, slot + stop - token),
-                            left(aligned ? all.weights : all.shifted_weights),
-                            values_.rotated() ? all.rotated_sums : all.sums, scratch_.kernel());
+                            left(aligned ? scratch_.weights(0) : scratch_.shifted_weights(0)),
+                            values_.rotated() ? scratch_.rotated_sums(0) : scratch_.sums(0), scratch_.kernel());
   }
 
   const kernels::Table& kernels_;

@@ -1,6 +1,8 @@
 // scratch.hpp: working memory of the attention, sized once when a cache is created. Used by attend.hpp.
 #pragma once
 
+#include <algorithm>
+
 #include "asymkv/kernels/table.hpp"
 #include "asymkv/memory.hpp"
 
@@ -18,7 +20,7 @@ struct ScratchRows : kernels::ResultRows {
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// `kernel_floats` are what work on packed panels needs.
+  /// `kernel_floats` are what products with packed panels, their writer and their reader need.
   [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats,
                               const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);

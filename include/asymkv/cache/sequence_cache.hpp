@@ -197,8 +197,8 @@ class SequenceCache : public KVCache {
                                "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
                                number(mixed_depth_limit));
         const PanelLayout layout = page_layout(config.format, side, config.dim);
-        kernel_floats = std::max(kernel_floats, std::max(kernels::product_scratch(layout),
-                                                         std::max(writer_scratch(layout), reader_scratch(layout))));
+        kernel_floats =
+            std::max({kernel_floats, kernels::product_scratch(layout), writer_scratch(layout), reader_scratch(layout)});
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
     }

@@ -32,7 +32,7 @@ struct ResultRows {
 constexpr Index few_rows = 4;
 
 /// Neighbouring panels of one page, a kv head each, to multiply with or to dequantize, and how much of them to read.
-/// Rows on the left have `depth` elements, then zeros up to a multiple of 16; results have `lanes` rounded up to 16.
+/// Rows on the left have `depth` elements and room up to a multiple of 16; results have `lanes` rounded up to 16.
 /// Mixed widths: depth is all of it.
 struct PanelView {
   PanelLayout layout;
@@ -41,14 +41,15 @@ struct PanelView {
   Index count;  ///< panels
   Index lanes;
   Index depth;
-  const unsigned char* next;  ///< as many panels of the same layout that will be read after these, or these again
+  const unsigned char*
+      next;  ///< where as many panels of this layout lie that are read next; these where there are none
 
   PanelView single(Index i) const noexcept { return {layout, panel + i * bytes, bytes, 1, lanes, depth, ahead(i)}; }
   /// The panel to ask memory for while panel i is read.
   const unsigned char* ahead(Index i) const noexcept {
     constexpr Index distance = 3;
     const Index at = i + distance;
-    return at < count ? panel + at * bytes : next + std::min(at - count, count - 1) * bytes;
+    return at < count ? panel + at * bytes : next + (at - count) % count * bytes;
   }
 };
 
@@ -95,12 +96,18 @@ struct DenseView {
 /// Elements of a row that is rounded for few rows: 64 at once.
 constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64); }
 
-/// Floats of scratch that packed_product needs: for few rows, each folded and as two bytes an element; for more, the
-/// metadata and a tile of 32 lanes.
+/// Bytes of each of the two that a row's elements are cut into.
+constexpr Index row_slots(const PanelLayout& layout) noexcept {
+  return layout.format.mixed() ? mixed_slots(layout.depth) : padded_depth(layout.depth);
+}
+/// Floats of scratch that such a row needs: elements, and two bytes a slot.
+constexpr Index row_scratch(const PanelLayout& layout) noexcept {
+  return padded_depth(layout.depth) + row_slots(layout) / 2;
+}
+/// Floats of scratch that packed_product needs: few rows, or the metadata and a tile of 32 lanes.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
-  const Index slots = layout.format.mixed() ? mixed_slots(layout.depth) : padded_depth(layout.depth);
-  return std::max(few_rows * (padded_depth(layout.depth) + slots / 2),
-                  2 * round_up(layout.metadata_count(), 16) + 32 * round_up(layout.depth, block_depth));
+  return std::max(few_rows * row_scratch(layout),
+                  2 * layout.metadata_count() + 32 * round_up(layout.depth, block_depth));
 }
 /// Floats of scratch that dense_scores and dense_sums need: a tile of 32 lanes. `depth` is dim or the count of tokens.
 constexpr Index dense_scratch(Index depth) noexcept { return 32 * round_up(depth, block_depth); }

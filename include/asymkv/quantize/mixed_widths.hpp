@@ -184,9 +184,10 @@ struct WidthRun {
   int width;
 };
 
-/// Widths of all channels, in runs of equal width: at most 9 of them.
+/// Widths of all channels, in runs of equal width.
 struct WidthPlan {
-  WidthRun runs[16];
+  static constexpr int most_runs = 9;  ///< one for each width
+  WidthRun runs[most_runs];
   int run_count = 0;
 
   void add(Index begin, Index end, int width) noexcept {
@@ -216,8 +217,8 @@ inline WidthPlan plan_single_planes(const SortedVariances& sorted, const VectorS
 /// Gives one plane to up to `count` channels, each time where it gains most; the runs are split in two by it, the first
 /// part with the plane.
 inline WidthPlan give_plane(const SortedVariances& sorted, int bits, Index count, const WidthPlan& plan) noexcept {
-  Index taken[16] = {};
-  std::uint64_t gain[16];
+  Index taken[WidthPlan::most_runs] = {};
+  std::uint64_t gain[WidthPlan::most_runs];
   const auto update = [&](int i) {
     const WidthRun& run = plan.runs[i];
     const bool possible = run.width + bits <= 8 && run.begin + taken[i] < run.end;

@@ -143,7 +143,7 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
 
 /// Floats of scratch that reading a panel needs.
 constexpr Index reader_scratch(const PanelLayout& layout) noexcept {
-  return 2 * round_up(layout.metadata_count(), 16) + tile_lanes * layout.depth_stride();
+  return 2 * layout.metadata_count() + tile_lanes * layout.depth_stride();
 }
 
 /// Reads tokens [first, first + count) of a panel back into out (element (token, channel) by its strides). `scratch`
@@ -153,7 +153,7 @@ inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayo
   const bool keys = side == Side::keys;
   const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;
   const Index first_depth = keys ? 0 : first, end_depth = keys ? layout.depth : first + count;
-  const Index metadata_count = round_up(layout.metadata_count(), 16);
+  const Index metadata_count = layout.metadata_count();
   const kernels::PanelMetadata metadata{scratch, scratch + metadata_count};
   float* values = scratch + 2 * metadata_count;
   const kernels::PanelView view{layout, panel, layout.bytes(), 1, layout.lanes, end_depth, panel};

@@ -195,12 +195,12 @@ struct Bytes {
 struct ByteTerms {
   Bytes high, low;
 };
-/// 64 floats times factor, at most 16256 in magnitude, rounded to even.
+/// 64 floats times factor, rounded to even. What is beyond 16256 in magnitude, and below 2^22, becomes any number.
 inline Wholes round_wholes(const float* p, F32x16 factor) {
   Wholes wholes;
   for (int i = 0; i < 64; i += 16) {
     const F32x16 rounded = round_even(mul(load(p + i), factor));
-    for (int j = 0; j < 16; ++j) wholes.v[i + j] = std::int16_t(rounded.v[j]);
+    for (int j = 0; j < 16; ++j) wholes.v[i + j] = std::int16_t(std::int32_t(rounded.v[j]));
   }
   return wholes;
 }

@@ -40,9 +40,9 @@ struct GroupMetadata {
 };
 inline GroupMetadata group_metadata(const PanelLayout& layout, const unsigned char* panel, Index group) {
   const Index first = group * layout.depth_stride();
-  return {panel + layout.scale_offset() + first * layout.scale_bytes(),
-          panel + layout.zero_point_offset() + 2 * first, layout.format.metadata == Metadata::compact,
-          layout.format.zero_point == ZeroPoint::symmetric, symmetric_zero_point(layout.format.bits)};
+  return {panel + layout.scale_offset() + first * layout.scale_bytes(), panel + layout.zero_point_offset() + 2 * first,
+          layout.format.metadata == Metadata::compact, layout.format.zero_point == ZeroPoint::symmetric,
+          symmetric_zero_point(layout.format.bits)};
 }
 /// Those of depths d to d + 15.
 inline F32x16 load_scales(const GroupMetadata& group, Index d) {

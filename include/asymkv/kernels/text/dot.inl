@@ -1,10 +1,14 @@
-// dot.inl: few rows (decode) times a packed panel, in whole numbers. Included once per instruction set, after
-// dequantize.inl.
+// dot.inl: few rows (decode) times the packed panels of a page, in whole numbers. Included once per instruction set,
+// after dequantize.inl.
 //
 // The scales fold into the rows once per group: result = (row * scale) . codes + row . zero points. Folded rows are
 // rounded to 16256 steps of their greatest magnitude, and each element is cut into two signed bytes, 128 * high + low.
 // One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
 // error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
+//
+// Mixed widths: elements are compressed into the order of the codes, plane by plane. Where channels have several
+// planes, each plane has its own step, and the whole sums are shifted from one to the next.
+// Folding is a chain of dependent steps, so up to four rows are folded side by side before their products.
 
 /// Of the greatest element: 128 * 127, what two signed bytes hold.
 constexpr float kSteps = 16256.0f;
@@ -13,7 +17,7 @@ constexpr float kSteps = 16256.0f;
 struct MixedSets {
   std::uint64_t words[mixed_depth_limit / 64][plane_count];
   Index vectors[plane_count];
-  bool several;  ///< planes, for some channel
+  bool several;  ///< some channel has more than one plane
 };
 
 /// A row times the scales of its group, first as floats, then as bytes in the order of the codes: an element is step *
@@ -26,15 +30,19 @@ struct FoldedRow {
   F32x16 greatest;                    ///< magnitudes, lane by lane
   F32x16 biases;                      ///< sum up to row . zero points
   float plane_greatest[plane_count];  ///< magnitudes, where channels have several planes
-  int shifts[plane_count];            ///< powers of two by which the steps of plane p + 1 exceed those of plane p
+  int shifts[plane_count];            ///< powers of two by which the step of plane p + 1 exceeds that of plane p
   float step;                         ///< of plane 0
   float bias;
 };
 
-/// Rows of one group of a panel.
+/// One group of a panel, and some of the panel's rows.
+struct GroupOfRows {
+  Index panel, number, first_row;
+};
+
+/// These rows, folded with the scales of the group.
 template <int RowCount>
-struct FoldedGroup {
-  Index panel, group;
+struct FoldedGroup : GroupOfRows {
   FoldedRow rows[RowCount];
   MixedSets sets;
 };
@@ -55,28 +63,30 @@ struct CodeStream {
   Index tile_bytes;
 };
 
-/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This and what calls it are inlined
-/// by force: the sums must stay in registers.
+/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This, shift_sums and
+/// add_planes are inlined by force: the sums must stay in registers.
 template <int Bits, int Quads, int RowCount, int Tiles>
 __attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
                                                       Index depth, TileSums<RowCount, Tiles>& sums) {
   constexpr Index block_bytes = 8 * Quads * Bits;
-  for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) ASYMKV_UNROLL
-  for (int q = 0; q < Quads; ++q) {
-    U32x16 high[RowCount], low[RowCount];
+  for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) {
     ASYMKV_UNROLL
-    for (int r = 0; r < RowCount; ++r) {
-      high[r] = broadcast_quad(rows[r].high + depth + 4 * q);
-      low[r] = broadcast_quad(rows[r].low + depth + 4 * q);
-    }
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) {
-      const U32x16 bytes = unpack_bytes<Bits>(codes.at + t * codes.tile_bytes, q);
-      if (64 * q < block_bytes) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
+    for (int q = 0; q < Quads; ++q) {
+      U32x16 high[RowCount], low[RowCount];
       ASYMKV_UNROLL
       for (int r = 0; r < RowCount; ++r) {
-        sums.high[r][t] = dot_bytes<Bits>(sums.high[r][t], bytes, high[r]);
-        sums.low[r][t] = dot_bytes<Bits>(sums.low[r][t], bytes, low[r]);
+        high[r] = broadcast_quad(rows[r].high + depth + 4 * q);
+        low[r] = broadcast_quad(rows[r].low + depth + 4 * q);
+      }
+      ASYMKV_UNROLL
+      for (int t = 0; t < Tiles; ++t) {
+        const U32x16 bytes = unpack_bytes<Bits>(codes.at + t * codes.tile_bytes, q);
+        if (64 * q < block_bytes) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
+        ASYMKV_UNROLL
+        for (int r = 0; r < RowCount; ++r) {
+          sums.high[r][t] = dot_bytes<Bits>(sums.high[r][t], bytes, high[r]);
+          sums.low[r][t] = dot_bytes<Bits>(sums.low[r][t], bytes, low[r]);
+        }
       }
     }
   }
@@ -145,21 +155,25 @@ inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowC
   }
 }
 
-/// The first stage of a folded row: elements, greatest and biases.
+/// The first stage of a folded row: elements, greatest and biases. What the row holds beyond depth plays no part.
 inline void fold(const GroupMetadata& metadata, Index depth, const float* row, FoldedRow& to) {
-  const Index padded = padded_depth(depth);
   to.biases = to.greatest = broadcast(0.0f);
-  Index d = 0;
-  for (; d < depth; d += 16) {
-    const F32x16 x = load(row + d), scales = load_scales(metadata, d), folded = mul(x, scales);
+  const auto add_batch = [&](Index d, F32x16 x) {
+    const F32x16 scales = load_scales(metadata, d), folded = mul(x, scales);
     store(to.elements + d, folded);
     to.greatest = max(to.greatest, absolute(folded));
     to.biases = madd(x, load_zero_points(metadata, d, scales), to.biases);
+  };
+  Index d = 0;
+  for (; d + 16 <= depth; d += 16) add_batch(d, load(row + d));
+  if (d < depth) {
+    add_batch(d, blend((1u << (depth - d)) - 1u, load(row + d), broadcast(0.0f)));
+    d += 16;
   }
-  for (; d < padded; d += 16) store(to.elements + d, broadcast(0.0f));
+  for (; d < padded_depth(depth); d += 16) store(to.elements + d, broadcast(0.0f));
 }
 
-/// The second stage: bias and step. Returns steps a unit, 0 where all elements are below 1e-30.
+/// The second stage: bias and step. Returns the inverse of the step, 0 where all elements are below 1e-30.
 inline float set_step(FoldedRow& row) {
   const float greatest = max_lanes(row.greatest);
   const bool zero = greatest < 1e-30f;
@@ -169,9 +183,9 @@ inline float set_step(FoldedRow& row) {
 }
 
 /// The third stage: bytes.
-inline void round_row(const FoldedRow& row, Index depth, float steps) {
+inline void round_row(const FoldedRow& row, Index depth, float inverse_step) {
   for (Index d = 0; d < padded_depth(depth); d += 64) {
-    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(steps)));
+    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
     store(row.high + d, terms.high);
     store(row.low + d, terms.low);
   }
@@ -204,8 +218,7 @@ inline void read_sets(const PanelLayout& layout, const unsigned char* panel, Mix
     }
   }
   ASYMKV_UNROLL
-  for (int p = 0; p < plane_count; ++p)
-    sets.vectors[p] = (channels[p] + plane_channels[p] - 1) / plane_channels[p];
+  for (int p = 0; p < plane_count; ++p) sets.vectors[p] = (channels[p] + plane_channels[p] - 1) / plane_channels[p];
   sets.several = several != 0;
 }
 
@@ -240,9 +253,9 @@ inline void find_greatest(const MixedSets& sets, Index depth, FoldedRow& row) {
   }
 }
 
-/// The second stage where channels have several planes; steps[p] are those of plane p. Sums are shifted by at most 8 in
-/// all, so they stay below 2^29.
-inline void set_plane_steps(FoldedRow& row, float* steps) {
+/// The second stage where channels have several planes: inverse_steps[p] is that of plane p. Sums are shifted by at
+/// most 8 in all, so they stay below 2^29.
+inline void set_plane_steps(FoldedRow& row, float* inverse_steps) {
   const float last = set_step(row), greatest = row.step * kSteps;
   int shift = 0;  // of the plane after p
   for (int p = plane_count - 1; p >= 0; --p) {
@@ -252,7 +265,7 @@ inline void set_plane_steps(FoldedRow& row, float* steps) {
     const int wanted = row.plane_greatest[p] > 0.0f ? int(float_bits(ratio) >> 23) - 127 : shift;
     row.shifts[p] = wanted > shift ? wanted - shift : 0;
     shift += row.shifts[p];
-    steps[p] = last * float(1 << shift);
+    inverse_steps[p] = last * float(1 << shift);
   }
   row.step /= float(1 << shift);
 }
@@ -267,18 +280,18 @@ inline void multiply_again(float* elements, std::uint64_t again, int bits) {
 
 /// As round_row, with the elements in the order of the codes: compressed by the sets of channels themselves, since a
 /// list of channels would be as long to make as the page to read. What stands behind a plane's elements does not
-/// matter: codes that are padding are 0.
-inline void round_planes(const FoldedRow& row, const MixedSets& sets, Index depth, const float* steps) {
+/// matter: codes that are padding are 0. The elements are used up.
+inline void round_planes(FoldedRow& row, const MixedSets& sets, Index depth, const float* inverse_steps) {
   const Index section = mixed_section(depth);
   Index at[plane_count] = {0, section, 2 * section, 3 * section};
   for (Index d = 0; d < depth; d += 64) {
     const std::uint64_t* words = sets.words[d / 64];
     ByteTerms terms;
-    if (!sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(steps[0])));
+    if (!sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_steps[0])));
     ASYMKV_UNROLL
     for (int p = 0; p < plane_count; ++p) {
       if (words[p] == 0) continue;
-      if (sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(steps[p])));
+      if (sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_steps[p])));
       store_compressed(row.high + at[p], words[p], terms.high);
       store_compressed(row.low + at[p], words[p], terms.low);
       at[p] += __builtin_popcountll(words[p]);
@@ -288,36 +301,43 @@ inline void round_planes(const FoldedRow& row, const MixedSets& sets, Index dept
   }
 }
 
-/// Folds rows [first, first + RowCount) of each of some groups, stage by stage: a stage is a chain of dependent steps,
-/// so those of several rows run side by side.
+/// The first stage of all rows of a group.
 template <int Bits, int RowCount>
-inline void fold_groups(const PanelView& panels, const Rows& rows, Index first, FoldedGroup<RowCount>* groups,
-                        Index count) {
-  for (Index i = 0; i < count; ++i) {
-    FoldedGroup<RowCount>& group = groups[i];
-    const unsigned char* panel = panels.panel + group.panel * panels.bytes;
-    const GroupMetadata metadata = group_metadata(panels.layout, panel, group.group);
-    if constexpr (Bits == kMixed) read_sets(panels.layout, panel, group.sets);
-    for (int r = 0; r < RowCount; ++r) {
-      fold(metadata, panels.depth, rows.data + (group.panel * rows.count + first + r) * rows.stride, group.rows[r]);
-      if constexpr (Bits == kMixed)
-        if (group.sets.several) find_greatest(group.sets, panels.depth, group.rows[r]);
-    }
+inline void fold_rows(const PanelView& panels, const Rows& rows, FoldedGroup<RowCount>& group) {
+  const unsigned char* panel = panels.panel + group.panel * panels.bytes;
+  const GroupMetadata metadata = group_metadata(panels.layout, panel, group.number);
+  if constexpr (Bits == kMixed) read_sets(panels.layout, panel, group.sets);
+  for (int r = 0; r < RowCount; ++r) {
+    const float* row = rows.data + (group.panel * rows.count + group.first_row + r) * rows.stride;
+    fold(metadata, panels.depth, row, group.rows[r]);
+    if constexpr (Bits == kMixed)
+      if (group.sets.several) find_greatest(group.sets, panels.depth, group.rows[r]);
   }
-  float steps[few_rows][plane_count];
+}
+
+/// Folds the rows of some groups, stage by stage.
+template <int Bits, int RowCount>
+inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<RowCount>* groups, Index count) {
+  float inverse_steps[few_rows][plane_count];
+  for (Index i = 0; i < count; ++i) fold_rows<Bits, RowCount>(panels, rows, groups[i]);
   for (Index i = 0; i < count; ++i)
     for (int r = 0; r < RowCount; ++r) {
-      if (Bits == kMixed && groups[i].sets.several)
-        set_plane_steps(groups[i].rows[r], steps[i * RowCount + r]);
-      else
-        steps[i * RowCount + r][0] = set_step(groups[i].rows[r]);
+      float* inverse = inverse_steps[i * RowCount + r];
+      if constexpr (Bits == kMixed) {
+        if (groups[i].sets.several) {
+          set_plane_steps(groups[i].rows[r], inverse);
+          continue;
+        }
+      }
+      inverse[0] = set_step(groups[i].rows[r]);
     }
   for (Index i = 0; i < count; ++i)
     for (int r = 0; r < RowCount; ++r) {
+      const float* inverse = inverse_steps[i * RowCount + r];
       if constexpr (Bits == kMixed)
-        round_planes(groups[i].rows[r], groups[i].sets, panels.depth, steps[i * RowCount + r]);
+        round_planes(groups[i].rows[r], groups[i].sets, panels.depth, inverse);
       else
-        round_row(groups[i].rows[r], panels.depth, steps[i * RowCount + r][0]);
+        round_row(groups[i].rows[r], panels.depth, inverse[0]);
     }
 }
 
@@ -334,18 +354,16 @@ inline void dot_group(const PanelView& panel, Index tile, Index end, const Folde
 }
 
 /// Gives row number i of few_rows its part of packed_product's scratch.
-template <int Bits>
-inline void place_row(Index depth, float* scratch, Index i, FoldedRow& row) {
-  const Index slots = Bits == kMixed ? mixed_slots(depth) : padded_depth(depth);
-  row.elements = scratch + i * (padded_depth(depth) + slots / 2);
-  row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(depth));
-  row.low = row.high + slots;
+inline void place_row(const PanelLayout& layout, float* scratch, Index i, FoldedRow& row) {
+  row.elements = scratch + i * row_scratch(layout);
+  row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(layout.depth));
+  row.low = row.high + row_slots(layout);
 }
 
-/// Rows [first, first + RowCount) of each panel.
+/// Rows [first, end) of each panel, RowCount at a time.
 /// A function of its own: inlined side by side, the two counts of rows share registers badly.
 template <int Bits, int RowCount>
-__attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index first, const Rows& rows,
+__attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index first, Index end, const Rows& rows,
                                                   const ResultRows& result, float* scratch) {
   const Index tiles = (panels.lanes + tile_lanes - 1) / tile_lanes;
   const Index tiles_in_group = panels.layout.group_size() / tile_lanes;
@@ -353,23 +371,28 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
   constexpr Index at_once = few_rows / RowCount;
   FoldedGroup<RowCount> folded[at_once];
   for (Index i = 0; i < at_once; ++i)
-    for (int r = 0; r < RowCount; ++r) place_row<Bits>(panels.depth, scratch, i * RowCount + r, folded[i].rows[r]);
-  for (Index panel = 0, group = 0; panel < panels.count;) {
+    for (int r = 0; r < RowCount; ++r) place_row(panels.layout, scratch, i * RowCount + r, folded[i].rows[r]);
+  GroupOfRows next{0, 0, first};
+  while (next.panel < panels.count) {
     Index count = 0;
-    for (; count < at_once && panel < panels.count; ++count) {
-      folded[count].panel = panel;
-      folded[count].group = group;
-      if (++group == groups) ++panel, group = 0;
+    for (; count < at_once && next.panel < panels.count; ++count) {
+      static_cast<GroupOfRows&>(folded[count]) = next;
+      if ((next.first_row += RowCount) < end) continue;
+      next.first_row = first;
+      if (++next.number < groups) continue;
+      next.number = 0;
+      ++next.panel;
     }
-    fold_groups<Bits, RowCount>(panels, rows, first, folded, count);
+    fold_groups<Bits, RowCount>(panels, rows, folded, count);
     for (Index i = 0; i < count; ++i) {
-      const Index at = folded[i].panel, tile = folded[i].group * tiles_in_group;
-      const PanelView one = panels.single(at);
-      if (tile == 0)
-        for (Index offset = one.layout.scale_offset(); offset < one.bytes; offset += 64)
-          __builtin_prefetch(one.next + offset, 0, kSecondLevel);
-      dot_group<Bits, RowCount>(one, tile, std::min(tiles, tile + tiles_in_group), folded[i],
-                                {result.data + (at * rows.count + first) * result.stride, result.stride});
+      const Index tile = folded[i].number * tiles_in_group;
+      const PanelView panel = panels.single(folded[i].panel);
+      if (tile == 0 && folded[i].first_row == first)
+        for (Index offset = panel.layout.scale_offset(); offset < panel.bytes; offset += 64)
+          __builtin_prefetch(panel.next + offset, 0, kSecondLevel);
+      const Index row = folded[i].panel * rows.count + folded[i].first_row;
+      dot_group<Bits, RowCount>(panel, tile, std::min(tiles, tile + tiles_in_group), folded[i],
+                                {result.data + row * result.stride, result.stride});
     }
   }
 }
@@ -377,12 +400,7 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
 /// Few rows: four share the unpacking where registers allow, others go one by one.
 template <int Bits>
 inline void dot_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
-  for (Index r = 0; r < rows.count;) {
-    if (rows.count - r >= kDotRows) {
-      dot_rows_of<Bits, kDotRows>(panels, r, rows, result, scratch);
-      r += kDotRows;
-    } else {
-      dot_rows_of<Bits, 1>(panels, r++, rows, result, scratch);
-    }
-  }
+  const Index together = rows.count / kDotRows * kDotRows;
+  if (together > 0) dot_rows_of<Bits, kDotRows>(panels, 0, together, rows, result, scratch);
+  if (together < rows.count) dot_rows_of<Bits, 1>(panels, together, rows.count, rows, result, scratch);
 }

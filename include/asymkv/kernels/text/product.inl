@@ -1,4 +1,4 @@
-// product.inl: rows times a packed panel. Included once per instruction set, after dot.inl and tile.inl.
+// product.inl: rows times the packed panels of a page. Included once per instruction set, after dot.inl and tile.inl.
 //
 // Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32
 // lanes are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
@@ -6,7 +6,7 @@
 /// Dequantizes each 32 lanes of one panel once, for all rows.
 template <int Bits>
 inline void tiled_product(const PanelView& panel, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index lanes = round_up(panel.lanes, tile_lanes), count = round_up(panel.layout.metadata_count(), 16);
+  const Index lanes = round_up(panel.lanes, tile_lanes), count = panel.layout.metadata_count();
   const PanelMetadata metadata{scratch, scratch + count};
   float* tile = scratch + 2 * count;
   expand_metadata(panel, metadata);
