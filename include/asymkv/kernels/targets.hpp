@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "asymkv/kernels/byte_selections.hpp"
 #include "asymkv/kernels/table.hpp"
 #include "asymkv/quantize/hadamard.hpp"
 

@@ -154,3 +154,5 @@ template <int Bits>
 inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {_mm512_dpbusd_epi32(sums.v, codes.v, row.v)};
 }
+template <int Bits>
+constexpr int kNarrowQuads = 0;

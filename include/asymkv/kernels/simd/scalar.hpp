@@ -231,3 +231,7 @@ inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
       sums.v[i] += (codes.v[i] >> b & 255u) * std::uint32_t(std::int8_t(row.v[i] >> b & 255u));
   return sums;
 }
+/// Quads of products that dot_narrow may add before add_narrow has to add them to sums in words; 0 where there are
+/// none.
+template <int Bits>
+constexpr int kNarrowQuads = 0;

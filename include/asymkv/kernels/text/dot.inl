@@ -63,11 +63,30 @@ struct CodeStream {
   Index tile_bytes;
 };
 
-/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This, shift_sums and
-/// add_planes are inlined by force: the sums must stay in registers.
-template <int Bits, int Quads, int RowCount, int Tiles>
-__attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
-                                                      Index depth, TileSums<RowCount, Tiles>& sums) {
+/// Sums of products in words.
+template <int Bits>
+struct WideSums {
+  static U32x16 add(U32x16 sums, U32x16 codes, U32x16 row) { return dot_bytes<Bits>(sums, codes, row); }
+};
+/// The same in pairs of halfwords, for as many products as kNarrowQuads says. A template, since few instruction sets
+/// have them.
+template <class Words>
+struct NarrowSums {
+  static Words add(Words sums, Words codes, Words row) { return dot_narrow(sums, codes, row); }
+};
+
+template <int RowCount, int Tiles>
+__attribute__((always_inline)) inline void clear(TileSums<RowCount, Tiles>& sums) {
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) sums.high[r][t] = sums.low[r][t] = zero_words();
+}
+
+/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This and what it is called by are
+/// inlined by force: the sums must stay in registers.
+template <class Sums, int Bits, int Quads, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_products(CodeStream& codes, Index blocks, const FoldedRow* rows,
+                                                        Index depth, TileSums<RowCount, Tiles>& sums) {
   constexpr Index block_bytes = 8 * Quads * Bits;
   for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) {
     ASYMKV_UNROLL
@@ -84,9 +103,31 @@ __attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index b
         if (64 * q < block_bytes) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
         ASYMKV_UNROLL
         for (int r = 0; r < RowCount; ++r) {
-          sums.high[r][t] = dot_bytes<Bits>(sums.high[r][t], bytes, high[r]);
-          sums.low[r][t] = dot_bytes<Bits>(sums.low[r][t], bytes, low[r]);
+          sums.high[r][t] = Sums::add(sums.high[r][t], bytes, high[r]);
+          sums.low[r][t] = Sums::add(sums.low[r][t], bytes, low[r]);
         }
+      }
+    }
+  }
+}
+
+/// The same, in narrow sums as long as these hold, where the instruction set has them.
+template <int Bits, int Quads, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
+                                                      Index depth, TileSums<RowCount, Tiles>& sums) {
+  constexpr Index run = kNarrowQuads<Bits> / Quads;
+  if constexpr (run == 0) {
+    add_products<WideSums<Bits>, Bits, Quads>(codes, blocks, rows, depth, sums);
+  } else {
+    for (; blocks > 0; blocks -= run, depth += 4 * Quads * run) {
+      TileSums<RowCount, Tiles> narrow;
+      clear(narrow);
+      add_products<NarrowSums<U32x16>, Bits, Quads>(codes, blocks < run ? blocks : run, rows, depth, narrow);
+      ASYMKV_UNROLL
+      for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+      for (int t = 0; t < Tiles; ++t) {
+        sums.high[r][t] = add_narrow(sums.high[r][t], narrow.high[r][t]);
+        sums.low[r][t] = add_narrow(sums.low[r][t], narrow.low[r][t]);
       }
     }
   }
@@ -133,9 +174,7 @@ template <int Bits, int RowCount, int Tiles>
 inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
   TileSums<RowCount, Tiles> sums;
-  ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) sums.high[r][t] = sums.low[r][t] = zero_words();
+  clear(sums);
   const Index tile_bytes = panel.layout.tile_bytes();
   CodeStream codes{panel.panel + tile * tile_bytes, panel.next + tile * tile_bytes, tile_bytes};
   if constexpr (Bits == kMixed)
@@ -345,7 +384,7 @@ inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<R
 template <int Bits, int RowCount>
 inline void dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
-  constexpr int most = kPanelTiles / RowCount;
+  constexpr int most = std::max(1, kPanelTiles / RowCount);
   for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
   if constexpr (most > 2)
     for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
