@@ -98,12 +98,12 @@ TEST(Attention, CostFollowsTheWindow) {
     const auto& keys = cache->side(0, Side::keys);
     const auto& values = cache->side(0, Side::values);
     AttentionScratch scratch;
-    EXPECT_TRUE(scratch.allocate(32, 32, 4096, {}));
+    EXPECT_TRUE(scratch.allocate(32, 32, 4096, 0, {}));
     RowMatrix out(1, 32);
     AttentionParams params;
     params.window = window;
     packed_calls = dense_calls = 0;
-    detail::attend(counting, keys, values, 1, scratch, tensor(q, 1), tensor(out, 1), params, 1.0f);
+    detail::LayerAttention(counting, keys, values, 1, tensor(q, 1), tensor(out, 1), params, 1.0f).run({}, scratch);
     return packed_calls + dense_calls;
   };
   EXPECT_EQ(work("k2v2", 0), 16 + 15);  // the last 128 values are not sealed

@@ -12,12 +12,13 @@ struct AttentionCase {
   int key_bits, value_bits, group;
   Index kv_heads, heads, key_dim, value_dim, length, queries, residual;
   Index window = 0;
+  Index threads = 1;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   return out << "k" << c.key_bits << "v" << c.value_bits << " g" << c.group << " heads " << c.heads << "/" << c.kv_heads
              << " dims " << c.key_dim << ", " << c.value_dim << " length " << c.length << " queries " << c.queries
-             << " R " << c.residual << " window " << c.window;
+             << " R " << c.residual << " window " << c.window << " threads " << c.threads;
 }
 
 /// c of the bound on the error of an element of the output,
@@ -51,6 +52,7 @@ inline Result<AsymKVCache> cache_of(const AttentionCase& c) {
   keys.group_size = values.group_size = c.group;
   CacheOptions options;
   options.residual_length = c.residual;
+  options.threads = c.threads;
   return AsymKVCache::create({1, c.kv_heads, c.key_dim, c.value_dim}, *AsymKVPolicy::table({{keys, values}}), options);
 }
 
@@ -63,7 +65,7 @@ class AttentionTrial {
         queries_(random_matrix(c.queries, c.heads * c.key_dim, 3)) {}
 
   /// Gives the cache all tokens as numbers of type T, to which they are rounded, the queries' own in a second append;
-  /// and attends.
+  /// and attends, in as many slices as the cache has threads.
   template <class T>
   RowMatrix attend(KVCache& cache) {
     using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -79,7 +81,10 @@ class AttentionTrial {
     RowMatrix output(case_.queries, case_.heads * case_.value_dim);
     AttentionParams params;
     params.window = case_.window;
-    const Status status = cache.attend(0, tensor(queries, case_.heads), tensor(output, case_.heads), params);
+    const Status status = cache.attend_parallel(0, tensor(queries, case_.heads), tensor(output, case_.heads), params,
+                                                [](Index count, const auto& task) {
+                                                  for (Index i = count - 1; i >= 0; --i) task(i);
+                                                });
     EXPECT_TRUE(status.ok()) << status.message();
     return output;
   }

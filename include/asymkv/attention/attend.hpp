@@ -1,249 +1,153 @@
-// attend.hpp: attention of one layer on packed pages and full-precision tokens: online softmax over spans of at most
-// 128 tokens, nothing dequantized beyond a tile. Used by SequenceCache::attend, which has checked all arguments.
+// attend.hpp: the attention of one layer, whole or cut into slices for several threads, whose parts of a head's tokens
+// are then merged
+// by their log-sum-exp. Used by SequenceCache, which has checked all arguments.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
 #include "asymkv/attention/parameters.hpp"
-#include "asymkv/attention/scratch.hpp"
-#include "asymkv/cache/side_store.hpp"
+#include "asymkv/attention/row_block.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-/// Tokens [begin, end).
-struct TokenRange {
-  Index begin, end;
-};
-
-/// kv heads [first, first + count).
-struct HeadRange {
-  Index first, count;
-};
-
-/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Row r of a head is query
-/// token r / group of the block's first row on, query head kv_head*group + r % group. Pages are read in the order of
-/// memory: all heads of one, then the next.
-class RowBlock {
+/// Output = softmax(scale * q.K^T) V for every query; scores are kept as base-2 logarithms.
+///
+/// A unit is a block of at most attention_rows query rows of one kv head, with all tokens that they may see, in spans
+/// of page_tokens. All spans of all units in a row, cut into nth equal pieces, are the slices:
+///
+///   head 0: 0 0 0 0 0 0 0 | head 1: 0 0 1 1 1 1 1 | head 2: 1 1 1 1 2 2 2 | head 3: 2 2 2 2 2 2 2     3 slices
+///
+/// so a slice has units that it does alone and at most two that it shares, whose partial sums it leaves in its scratch.
+class LayerAttention {
  public:
-  RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
-           HeadRange heads, Index rows) noexcept
-      : kernels_(kernels), keys_(keys), values_(values), scratch_(scratch), heads_(heads), rows_(rows) {}
+  LayerAttention(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, Index kv_heads,
+                 const ConstTensor& queries, const Tensor& output, const AttentionParams& params, float scale) noexcept
+      : kernels_(kernels),
+        keys_(keys),
+        values_(values),
+        queries_(queries),
+        output_(output),
+        params_(params),
+        scale_(scale),
+        group_(queries.heads / kv_heads),
+        head_rows_(queries.tokens * group_),
+        blocks_((head_rows_ + attention_rows - 1) / attention_rows),
+        units_(kv_heads * blocks_),
+        first_span_(visible(0).begin / page_tokens),
+        spans_((keys.length() + page_tokens - 1) / page_tokens - first_span_) {}
 
-  void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
-    each_head([&] {
-      clear(this->queries());
-      clear(sums());
-      if (values_.rotated()) clear(rotated_sums());
-      for (Index r = 0; r < rows_; ++r) {
-        const void* from = queries.row((first_row + r) / group, head_ * group + (first_row + r) % group);
-        float* to = this->queries().row(r);
-        for (Index i = 0; i < queries.dim; ++i)
-          to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
-        running_max()[r] = -std::numeric_limits<float>::infinity();
-        running_sum()[r] = 0.0f;
+  void run(const AttentionSlice& slice, AttentionScratch& scratch) const noexcept {
+    Steps steps = steps_of(slice);
+    for (Index partial = 0; steps.begin < steps.end;) {
+      const Index unit = steps.begin / spans_, span = steps.begin % spans_;
+      const Index whole = span == 0 ? (steps.end - steps.begin) / spans_ : 0;
+      if (whole > 0) {
+        const Index together = std::min(whole, units_at_once());
+        run_whole(unit, together, scratch);
+        steps.begin += together * spans_;
+      } else {
+        const Index count = std::min(spans_ - span, steps.end - steps.begin);
+        run_part(unit, {first_span_ + span, first_span_ + span + count}, scratch.partial(partial++), scratch);
+        steps.begin += count;
       }
-    });
-  }
-
-  /// Row r sees the TokenRange visible(r), not empty; both of its ends grow with r. Spans that no row sees are skipped.
-  template <class Visible>
-  void run(Visible visible) noexcept {
-    const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
-    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
-         ++page) {
-      packed_scores(page);
-      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
-        const TokenRange range = visible(r);
-        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
-      });
     }
-    dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
-    dense_spans(keys_.sinks(), 0, begin, end, visible);
   }
 
-  void store_output(const Tensor& output, Index first_row, Index group) noexcept {
-    each_head([&] {
-      for (Index r = 0; r < rows_; ++r) {
-        if (values_.rotated()) add_rotated(r);
-        void* to = output.row((first_row + r) / group, head_ * group + (first_row + r) % group);
-        const float* from = sums().row(r);
-        const float inverse = 1.0f / running_sum()[r];
-        for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, from[i] * inverse);
-      }
-    });
+  /// After run of all slices: this slice's share of the units that several had. scratch[i] is that of slice i.
+  void merge(const AttentionSlice& slice, Array<AttentionScratch>& scratch) const noexcept {
+    for (Index unit = slice.ith; unit < units_; unit += slice.nth) {
+      const SliceRange range{owner(unit * spans_, slice.nth), owner((unit + 1) * spans_ - 1, slice.nth), slice.nth};
+      if (range.first == range.last) continue;
+      for (Index r = 0; r < rows_of(unit); ++r) merge_row(unit, r, range, scratch);
+    }
   }
 
  private:
-  /// Calls function() for each head, which head_ then is.
+  struct Steps {
+    Index begin, end;
+  };
+  Steps steps_of(const AttentionSlice& slice) const noexcept {
+    const Index steps = units_ * spans_;
+    return {steps * slice.ith / slice.nth, steps * (slice.ith + 1) / slice.nth};
+  }
+  /// Slices first..last of nth.
+  struct SliceRange {
+    Index first, last, nth;
+  };
+  /// What each slice of a range left of a unit; some have no steps at all.
   template <class Function>
-  void each_head(Function function) noexcept {
-    for (head_ = heads_.first; head_ < heads_.first + heads_.count; ++head_) function();
-  }
-
-  /// What a head's rows have in scratch, those of all heads one after another.
-  Index first_row() const noexcept { return (head_ - heads_.first) * rows_; }
-  ScratchRows queries() noexcept { return scratch_.queries(first_row()); }
-  ScratchRows sums() noexcept { return scratch_.sums(first_row()); }
-  ScratchRows rotated_sums() noexcept { return scratch_.rotated_sums(first_row()); }
-  ScratchRows weights() noexcept { return scratch_.weights(first_row()); }
-  ScratchRows shifted_weights() noexcept { return scratch_.shifted_weights(first_row()); }
-  float* running_max() noexcept { return scratch_.running_max() + first_row(); }
-  float* running_sum() noexcept { return scratch_.running_sum() + first_row(); }
-  void clear(const ScratchRows& rows) noexcept {
-    std::memset(rows.data, 0, sizeof(float) * std::size_t(rows_ * rows.stride));
-  }
-  kernels::Rows left(const ScratchRows& rows, Index first = 0) const noexcept {
-    return {rows.data + first, rows.stride, rows_};
-  }
-
-  /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in [begin, end).
-  template <class Visible>
-  void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end, Visible visible) noexcept {
-    const Index skipped = begin > buffer_first ? (begin - buffer_first) / page_tokens * page_tokens : 0;
-    const Index stop = std::min(end, buffer_first + buffer.count());
-    for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
-      const Index count = std::min(buffer_first + buffer.count() - first, page_tokens);
-      each_head([&] {
-        clear(weights());
-        kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
-                              weights(), scratch_.kernel());
-      });
-      finish_span(first, count, visible);
+  void each_partial(Index unit, const SliceRange& range, Array<AttentionScratch>& scratch,
+                    Function function) const noexcept {
+    for (Index i = range.first; i <= range.last; ++i) {
+      const Steps steps = steps_of({i, range.nth});
+      const bool second = steps.begin < unit * spans_ && steps.begin % spans_ != 0;
+      if (steps.begin < steps.end) function(scratch[i].partial(second ? 1 : 0));
     }
   }
+  /// The slice that has a step: the inverse of steps_of.
+  Index owner(Index step, Index nth) const noexcept { return ((step + 1) * nth - 1) / (units_ * spans_); }
 
-  void add_rotated(Index r) noexcept {
-    float* rotated = rotated_sums().row(r);
-    float* to = sums().row(r);
-    rotate_hadamard(rotated, values_.dim());
-    for (Index i = 0; i < values_.dim(); ++i) to[i] += rotated[i];
+  Index head_of(Index unit) const noexcept { return unit / blocks_; }
+  Index first_row_of(Index unit) const noexcept { return unit % blocks_ * attention_rows; }
+  Index rows_of(Index unit) const noexcept { return std::min(head_rows_ - first_row_of(unit), attention_rows); }
+  /// Units of neighbouring heads whose rows fit a block together: pages are then read in the order of memory.
+  Index units_at_once() const noexcept { return blocks_ == 1 ? attention_rows / head_rows_ : 1; }
+
+  /// What a row of a head sees.
+  TokenRange visible(Index row) const noexcept {
+    const Index length = keys_.length(), own = length - queries_.tokens + row / group_;
+    return {params_.window > 0 && own >= params_.window ? own - params_.window + 1 : 0,
+            params_.causal ? own + 1 : length};
   }
 
-  /// The panels of a page, with the first of those to be read next.
-  kernels::PanelView view(const SideStore& side, Index page, Index lanes, Index depth) noexcept {
-    const unsigned char* panels = side.panel(page, heads_.first);
-    const bool more = page + 1 < side.pages().size();
-    return {side.layout(),
-            panels,
-            side.panel_bytes(),
-            heads_.count,
-            lanes,
-            depth,
-            more ? side.panel(page + 1, heads_.first) : panels};
+  RowBlock load(Index unit, Index count, AttentionScratch& scratch) const noexcept {
+    constexpr float log2_e = 1.44269504f;
+    RowBlock block(kernels_, keys_, values_, scratch, {head_of(unit), count}, rows_of(unit));
+    block.load_queries(queries_, first_row_of(unit), group_, scale_ * log2_e);
+    return block;
   }
 
-  void packed_scores(Index page) noexcept {
-    each_head([&] { clear(weights()); });
-    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth),
-                            left(scratch_.queries(0)), scratch_.weights(0), scratch_.kernel());
+  void run_whole(Index unit, Index count, AttentionScratch& scratch) const noexcept {
+    RowBlock block = load(unit, count, scratch);
+    block.run([&](Index r) { return visible(first_row_of(unit) + r); });
+    block.store_output(output_, first_row_of(unit), group_);
   }
 
-  /// Scores of tokens [first, first + count) become weights, and their values are added.
-  template <class Visible>
-  void finish_span(Index first, Index count, Visible visible) noexcept {
-    each_head([&] {
-      for (Index r = 0; r < rows_; ++r) {
-        const TokenRange range = visible(r);
-        const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
-        float* row = weights().row(r);
-        for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
-        const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
-        for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
-        if (factor == 1.0f) continue;
-        kernels_.multiply(sums().row(r), sums().stride, factor);
-        if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
-      }
+  void run_part(Index unit, const Steps& spans, const PartialRows& partial, AttentionScratch& scratch) const noexcept {
+    RowBlock block = load(unit, 1, scratch);
+    block.run([&](Index r) -> TokenRange {
+      const TokenRange range = visible(first_row_of(unit) + r);
+      return {std::max(range.begin, spans.begin * page_tokens), std::min(range.end, spans.end * page_tokens)};
     });
-    add_values(first, first + count);
+    block.store_partial(partial);
   }
 
-  /// sums += weights of tokens [first, end) times their values.
-  void add_values(Index first, Index end) noexcept {
-    Index token = first;
-    if (token < values_.sinks().count()) {
-      const Index stop = std::min(end, values_.sinks().count());
-      dense_values(values_.sinks(), token, token, stop, first);
-      token = stop;
-    }
-    for (Index page = first_page(values_, token); token < end && page < values_.pages().size(); ++page) {
-      const Page& p = values_.pages()[page];
-      const Index stop = p.first + p.count < end ? p.first + p.count : end;
-      if (stop > token) packed_values(page, token, stop, first);
-      token = stop > token ? stop : token;
-    }
-    if (token < end) dense_values(values_.dense(), token - values_.sealed(), token, end, first);
-  }
-
-  /// Tokens [token, end), of which the first is number `at` of the buffer; weights start with token `first`.
-  void dense_values(const TokenBuffer& buffer, Index at, Index token, Index end, Index first) noexcept {
-    each_head([&] {
-      kernels_.dense_sums(buffer.view(head_, at, end - token), sums().stride, left(weights(), token - first), sums(),
-                          scratch_.kernel());
+  /// The sums of slices first..last add up once their weights have one maximum; they do so in the first one's place.
+  void merge_row(Index unit, Index r, const SliceRange& range, Array<AttentionScratch>& scratch) const noexcept {
+    float greatest = -std::numeric_limits<float>::infinity(), total = 0.0f;
+    each_partial(unit, range, scratch, [&](const PartialRows& p) { greatest = std::max(greatest, p.max[r]); });
+    float* sums = nullptr;
+    each_partial(unit, range, scratch, [&](const PartialRows& p) {
+      const float factor = std::exp2(p.max[r] - greatest);
+      float* row = p.sums.row(r);
+      total += factor * p.sum[r];
+      for (Index i = 0; i < output_.dim; ++i) row[i] = factor * row[i] + (sums != nullptr ? sums[i] : 0.0f);
+      sums = row;
     });
-  }
-
-  /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
-  /// guess is right or just too low.
-  static Index first_page(const SideStore& side, Index token) noexcept {
-    const Array<Page>& pages = side.pages();
-    if (pages.size() == 0) return 0;
-    Index page = clamp(token - pages[0].first, token) / page_tokens;
-    while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
-    return page;
-  }
-
-  static Index clamp(Index i, Index most) noexcept { return i < 0 ? 0 : i > most ? most : i; }
-
-  void packed_values(Index page, Index token, Index stop, Index first) noexcept {
-    const Index slot = token - values_.pages()[page].first;
-    const bool aligned = slot == token - first;
-    if (!aligned)  // the kernel wants weight i at slot i; true but where the cache was trimmed
-      each_head([&] {
-        clear(shifted_weights());
-        for (Index r = 0; r < rows_; ++r)
-          std::memcpy(shifted_weights().row(r) + slot, weights().row(r) + (token - first),
-                      sizeof(float) * std::size_t(stop - token));
-      });
-    kernels_.packed_product(view(values_, page, values_.layout().lanes, slot + stop - token),
-                            left(aligned ? scratch_.weights(0) : scratch_.shifted_weights(0)),
-                            values_.rotated() ? scratch_.rotated_sums(0) : scratch_.sums(0), scratch_.kernel());
+    store_row(output_, {first_row_of(unit) + r, group_, head_of(unit)}, sums, total);
   }
 
   const kernels::Table& kernels_;
   const SideStore& keys_;
   const SideStore& values_;
-  AttentionScratch& scratch_;
-  HeadRange heads_;
-  Index rows_;
-  Index head_ = 0;
+  const ConstTensor& queries_;
+  const Tensor& output_;
+  const AttentionParams& params_;
+  float scale_;
+  Index group_, head_rows_;
+  Index blocks_;  ///< of the rows of a head
+  Index units_;
+  Index first_span_, spans_;
 };
-
-/// Writes softmax(scale * q.K^T) V for every query; scores are kept as base-2 logarithms.
-inline void attend(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, Index kv_heads,
-                   AttentionScratch& scratch, const ConstTensor& queries, const Tensor& output,
-                   const AttentionParams& params, float scale) noexcept {
-  constexpr float log2_e = 1.44269504f;
-  const Index group = queries.heads / kv_heads;
-  const Index length = keys.length();
-  const Index head_rows = queries.tokens * group;
-  const Index heads = head_rows < attention_rows ? attention_rows / head_rows : 1;
-  for (Index head = 0; head < kv_heads; head += heads)
-    for (Index row = 0; row < head_rows; row += attention_rows) {
-      const Index rows = std::min(head_rows - row, attention_rows);
-      RowBlock block(kernels, keys, values, scratch, {head, std::min(heads, kv_heads - head)}, rows);
-      block.load_queries(queries, row, group, scale * log2_e);
-      block.run([&](Index r) -> TokenRange {
-        const Index own = length - queries.tokens + (row + r) / group;
-        return {params.window > 0 && own >= params.window ? own - params.window + 1 : 0,
-                params.causal ? own + 1 : length};
-      });
-      block.store_output(output, row, group);
-    }
-}
 
 }  // namespace detail
 ASYMKV_NAMESPACE_END

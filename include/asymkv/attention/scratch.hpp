@@ -1,4 +1,5 @@
-// scratch.hpp: working memory of the attention, sized once when a cache is created. Used by attend.hpp.
+// scratch.hpp: working memory of the attention, one for each thread, sized once when a cache is created. Used by
+// row_block.hpp and attend.hpp.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +18,22 @@ struct ScratchRows : kernels::ResultRows {
   float* row(Index r) const noexcept { return data + r * stride; }
 };
 
+/// Attention of one head's rows over some of the tokens: sums of weighted values, and of each row the greatest score
+/// and the sum of weights, which are exp2(score - max).
+struct PartialRows {
+  ScratchRows sums;
+  float* max;
+  float* sum;
+};
+/// A slice is some neighbouring (head, tokens), so it has whole heads and at most two of which it sees some tokens.
+constexpr Index slice_partials = 2;
+
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// `kernel_floats` are what products with packed panels, their writer and their reader need.
-  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats,
+  /// `kernel_floats` are what products with packed panels, their writer and their reader need; `partials` is
+  /// slice_partials, or 0 where nothing is cut.
+  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats, Index partials,
                               const Allocator& allocator) noexcept {
     key_stride_ = padded_dim(key_dim);
     value_stride_ = padded_dim(value_dim);
@@ -33,7 +45,8 @@ class AttentionScratch {
                                   attention_rows * value_stride_,
                                   attention_rows,
                                   attention_rows,
-                                  std::max(kernels::dense_scratch(deepest), kernel_floats)};
+                                  std::max(kernels::dense_scratch(deepest), kernel_floats),
+                                  partials * attention_rows * (value_stride_ + 2)};
     Index total = 0;
     for (int i = 0; i < kArrays; ++i) {
       offsets_[i] = total;
@@ -54,9 +67,15 @@ class AttentionScratch {
   float* running_sum() noexcept { return at(6); }
   /// Of the kernels, the panels' writer and their reader, one at a time.
   float* kernel() noexcept { return at(7); }
+  /// Stays until the slices are merged.
+  PartialRows partial(Index i) noexcept {
+    float* sums = at(8) + i * attention_rows * (value_stride_ + 2);
+    float* max = sums + attention_rows * value_stride_;
+    return {{sums, value_stride_}, max, max + attention_rows};
+  }
 
  private:
-  static constexpr int kArrays = 8;
+  static constexpr int kArrays = 9;
   float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
   Buffer memory_;
   Index key_stride_ = 0, value_stride_ = 0;

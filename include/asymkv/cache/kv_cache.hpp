@@ -27,8 +27,8 @@ struct CacheBytes {
   Index total() const noexcept { return keys + values + dense + scratch + tables; }
 };
 
-/// A key/value cache of one sequence. Not thread-safe: one call at a time per cache. Every call that fails leaves the
-/// cache as it was.
+/// A key/value cache of one sequence. Not thread-safe: one call at a time per cache, but for the slices of one attend.
+/// Every call that fails leaves the cache as it was.
 class KVCache {
  public:
   virtual ~KVCache() = default;
@@ -47,6 +47,44 @@ class KVCache {
   /// overflow; then output is untouched.
   virtual Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                         const AttentionParams& params = {}) noexcept = 0;
+
+  /// Slices that attend may be cut into at most, CacheOptions::threads.
+  virtual Index threads() const noexcept { return 1; }
+
+  /// attend for an engine that has threads: each of nth <= threads() calls attend_slice with its own ith, all other
+  /// arguments alike; when all have returned, each calls merge_slices in the same way, and when all of these have
+  /// returned, output is written. A slice is an equal part of the (kv head, tokens) to be read; where it has only some
+  /// of a head's tokens, partial sums are merged through their log-sum-exp. Outputs depend on nth within rounding, not
+  /// on the order of threads. Errors: as attend, the same for every slice, and invalid_argument (slice); no slice then
+  /// writes.
+  virtual Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output,
+                              const AttentionParams& params, const AttentionSlice& slice) noexcept {
+    return slice.ith == 0 && slice.nth == 1 ? attend(layer, queries, output, params) : cannot_be_cut();
+  }
+  virtual Status merge_slices(Index, const ConstTensor&, const Tensor&, const AttentionParams&,
+                              const AttentionSlice& slice) noexcept {
+    return slice.ith == 0 && slice.nth == 1 ? Status() : cannot_be_cut();
+  }
+
+  /// attend in threads() slices: parallel_for(count, task) must call task(i) once for each i in [0, count), on any
+  /// threads, and return when all calls have. ThreadPool is one; others are an engine's own, or a loop of OpenMP.
+  template <class ParallelFor>
+  Status attend_parallel(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                         ParallelFor&& parallel_for) {
+    const Index nth = threads();
+    if (nth == 1) return attend(layer, queries, output, params);
+    Status status;
+    parallel_for(nth, [&](Index ith) {
+      Status result = attend_slice(layer, queries, output, params, {ith, nth});
+      if (ith == 0) status = result;
+    });
+    if (!status.ok()) return status;
+    parallel_for(nth, [&](Index ith) {
+      Status result = merge_slices(layer, queries, output, params, {ith, nth});
+      if (ith == 0) status = result;
+    });
+    return status;
+  }
 
   /// Reads keys (values) of tokens first..first+out.tokens-1 of one kv head back as the attention sees them;
   /// out [count, 1, dim]. Errors: invalid_argument, out_of_range.
@@ -74,6 +112,11 @@ class KVCache {
   virtual void clear() noexcept = 0;
 
   virtual CacheBytes bytes() const noexcept = 0;
+
+ private:
+  static Status cannot_be_cut() noexcept {
+    return Status::error(ErrorCode::unsupported, "slice: attention of this cache is not cut; use one, {0, 1}");
+  }
 };
 
 ASYMKV_NAMESPACE_END

@@ -15,6 +15,8 @@ struct CacheOptions {
   /// f16 and f32 sides and dense caches get memory for so many tokens at the first append.
   Index reserve_tokens = 0;
   Allocator allocator;
+  /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.
+  Index threads = 1;
 };
 
 namespace detail {
@@ -66,8 +68,8 @@ class SequenceCache : public KVCache {
     typed_ = true;
     key_type_ = keys.type;
     value_type_ = values.type;
-    to.keys.seal(*kernels_, scratch_.kernel());
-    to.values.seal(*kernels_, scratch_.kernel());
+    to.keys.seal(*kernels_, scratch_[0].kernel());
+    to.values.seal(*kernels_, scratch_[0].kernel());
     to.keys.append(keys);
     to.values.append(values);
     to.keys.note_greatest(key_magnitude);
@@ -77,15 +79,21 @@ class SequenceCache : public KVCache {
 
   Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                 const AttentionParams& params = {}) noexcept final {
-    if (Status status = check_layer(layer); !status.ok()) return status;
-    if (params.window < 0)
-      return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
-                           number(params.window));
-    const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
-    if (Status status = check_queries(layers_[layer], queries, output, scale); !status.ok()) return status;
-    detail::attend(*kernels_, layers_[layer].keys, layers_[layer].values, shape_.kv_heads, scratch_, queries, output,
-                   params, scale);
-    return {};
+    return attend_slice(layer, queries, output, params, {});
+  }
+
+  Index threads() const noexcept final { return scratch_.size(); }
+
+  Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                      const AttentionSlice& slice) noexcept final {
+    return with_attention(layer, queries, output, params, slice,
+                          [&](const LayerAttention& attention) { attention.run(slice, scratch_[slice.ith]); });
+  }
+
+  Status merge_slices(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                      const AttentionSlice& slice) noexcept final {
+    return with_attention(layer, queries, output, params, slice,
+                          [&](const LayerAttention& attention) { attention.merge(slice, scratch_); });
   }
 
   Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept final {
@@ -108,8 +116,8 @@ class SequenceCache : public KVCache {
         }
     }
     for (Layer& layer : layers_) {
-      layer.keys.seal(*kernels_, scratch_.kernel());
-      layer.values.seal(*kernels_, scratch_.kernel());
+      layer.keys.seal(*kernels_, scratch_[0].kernel());
+      layer.values.seal(*kernels_, scratch_[0].kernel());
     }
     return {};
   }
@@ -140,8 +148,8 @@ class SequenceCache : public KVCache {
 
   CacheBytes bytes() const noexcept final {
     CacheBytes bytes;
-    bytes.scratch = scratch_.bytes();
-    bytes.tables = layers_.bytes();
+    for (const AttentionScratch& scratch : scratch_) bytes.scratch += scratch.bytes();
+    bytes.tables = layers_.bytes() + scratch_.bytes();
     for (const Layer& layer : layers_) {
       bytes.keys += layer.keys.sealed_bytes();
       bytes.values += layer.values.sealed_bytes();
@@ -168,6 +176,9 @@ class SequenceCache : public KVCache {
     if (options.residual_length < 1 || options.residual_length > Index(1) << 32)
       return Status::error(ErrorCode::invalid_argument, "options: residual_length is %lld; use 1..2^32",
                            number(options.residual_length));
+    if (options.threads < 1 || options.threads > 1024)
+      return Status::error(ErrorCode::invalid_argument, "options: threads is %lld; use 1..1024",
+                           number(options.threads));
     if (options.allocator.allocate == nullptr || options.allocator.deallocate == nullptr)
       return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
     Result<const kernels::Table*> table = kernels::choose_table();
@@ -202,12 +213,39 @@ class SequenceCache : public KVCache {
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
     }
-    return scratch_.allocate(shape.key_dim, shape.value_dim, kernel_floats, allocator_) ? Status() : no_memory();
+    if (!scratch_.reserve(options.threads, allocator_)) return no_memory();
+    for (Index i = 0; i < options.threads; ++i) {
+      AttentionScratch scratch;
+      if (!scratch.allocate(shape.key_dim, shape.value_dim, kernel_floats, options.threads > 1 ? slice_partials : 0,
+                            allocator_))
+        return no_memory();
+      scratch_.push(std::move(scratch));
+    }
+    return {};
   }
 
  private:
   static Status no_memory() noexcept {
     return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache");
+  }
+
+  /// Checks all arguments, then calls function(attention).
+  template <class Function>
+  Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                        const AttentionSlice& slice, Function function) noexcept {
+    if (Status status = check_layer(layer); !status.ok()) return status;
+    if (params.window < 0)
+      return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
+                           number(params.window));
+    if (slice.nth < 1 || slice.nth > threads() || slice.ith < 0 || slice.ith >= slice.nth)
+      return Status::error(ErrorCode::invalid_argument,
+                           "slice: is %lld of %lld; use 0..nth-1 of at most CacheOptions::threads, %lld",
+                           number(slice.ith), number(slice.nth), number(threads()));
+    const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
+    const Layer& from = layers_[layer];
+    if (Status status = check_queries(from, queries, output, scale); !status.ok()) return status;
+    function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, queries, output, params, scale));
+    return {};
   }
 
   Status check_layer(Index layer) const noexcept {
@@ -280,7 +318,7 @@ class SequenceCache : public KVCache {
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
       return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
                            number(out.tokens), number(first), number(from.length()));
-    from.read(*kernels_, kv_head, first, out, scratch_.kernel(), scratch_.sums(0).data);
+    from.read(*kernels_, kv_head, first, out, scratch_[0].kernel(), scratch_[0].sums(0).data);
     return {};
   }
 
@@ -288,7 +326,7 @@ class SequenceCache : public KVCache {
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
   Array<Layer> layers_;
-  mutable AttentionScratch scratch_;  // reading back uses it, too
+  mutable Array<AttentionScratch> scratch_;  // one a thread; reading back uses the first, too
   bool typed_ = false;
   ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
 };

@@ -1,0 +1,249 @@
+// row_block.hpp: attention of some query rows on packed pages and full-precision tokens: online softmax over spans of
+// at most 128 tokens, nothing dequantized beyond a tile. Used by attend.hpp.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "asymkv/attention/scratch.hpp"
+#include "asymkv/cache/side_store.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+namespace detail {
+
+/// Tokens [begin, end).
+struct TokenRange {
+  Index begin, end;
+};
+
+/// Row `row` of a kv head, whose `group` query heads take turns: query token row / group, query head kv_head * group +
+/// row % group.
+struct QueryRow {
+  Index row, group, kv_head;
+  Index token() const noexcept { return row / group; }
+  Index head() const noexcept { return kv_head * group + row % group; }
+};
+
+/// Output of a row: sums of weighted values over the sum of weights.
+inline void store_row(const Tensor& output, const QueryRow& row, const float* sums, float weights) noexcept {
+  void* to = output.row(row.token(), row.head());
+  const float inverse = 1.0f / weights;
+  for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, sums[i] * inverse);
+}
+
+/// kv heads [first, first + count).
+struct HeadRange {
+  Index first, count;
+};
+
+/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Pages are read in the order
+/// of memory: all heads of one, then the next.
+class RowBlock {
+ public:
+  RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
+           HeadRange heads, Index rows) noexcept
+      : kernels_(kernels), keys_(keys), values_(values), scratch_(scratch), heads_(heads), rows_(rows) {}
+
+  void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
+    each_head([&] {
+      clear(this->queries());
+      clear(sums());
+      if (values_.rotated()) clear(rotated_sums());
+      for (Index r = 0; r < rows_; ++r) {
+        const QueryRow row{first_row + r, group, head_};
+        const void* from = queries.row(row.token(), row.head());
+        float* to = this->queries().row(r);
+        for (Index i = 0; i < queries.dim; ++i)
+          to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
+        running_max()[r] = -std::numeric_limits<float>::infinity();
+        running_sum()[r] = 0.0f;
+      }
+    });
+  }
+
+  /// Row r sees the TokenRange visible(r); both of its ends grow with r. Spans that no row sees are skipped.
+  template <class Visible>
+  void run(Visible visible) noexcept {
+    const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
+    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
+         ++page) {
+      packed_scores(page);
+      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
+        const TokenRange range = visible(r);
+        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
+      });
+    }
+    dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
+    dense_spans(keys_.sinks(), 0, begin, end, visible);
+  }
+
+  void store_output(const Tensor& output, Index first_row, Index group) noexcept {
+    each_head([&] {
+      for (Index r = 0; r < rows_; ++r) {
+        add_rotated(r);
+        store_row(output, {first_row + r, group, head_}, sums().row(r), running_sum()[r]);
+      }
+    });
+  }
+
+  /// Of one head: what merging with other tokens' sums needs.
+  void store_partial(const PartialRows& partial) noexcept {
+    each_head([&] {
+      for (Index r = 0; r < rows_; ++r) add_rotated(r);
+      const std::size_t bytes = sizeof(float) * std::size_t(rows_);
+      std::memcpy(partial.sums.data, sums().data, bytes * std::size_t(partial.sums.stride));
+      std::memcpy(partial.max, running_max(), bytes);
+      std::memcpy(partial.sum, running_sum(), bytes);
+    });
+  }
+
+ private:
+  /// Calls function() for each head, which head_ then is.
+  template <class Function>
+  void each_head(Function function) noexcept {
+    for (head_ = heads_.first; head_ < heads_.first + heads_.count; ++head_) function();
+  }
+
+  /// What a head's rows have in scratch, those of all heads one after another.
+  Index first_row() const noexcept { return (head_ - heads_.first) * rows_; }
+  ScratchRows queries() noexcept { return scratch_.queries(first_row()); }
+  ScratchRows sums() noexcept { return scratch_.sums(first_row()); }
+  ScratchRows rotated_sums() noexcept { return scratch_.rotated_sums(first_row()); }
+  ScratchRows weights() noexcept { return scratch_.weights(first_row()); }
+  ScratchRows shifted_weights() noexcept { return scratch_.shifted_weights(first_row()); }
+  float* running_max() noexcept { return scratch_.running_max() + first_row(); }
+  float* running_sum() noexcept { return scratch_.running_sum() + first_row(); }
+  void clear(const ScratchRows& rows) noexcept {
+    std::memset(rows.data, 0, sizeof(float) * std::size_t(rows_ * rows.stride));
+  }
+  kernels::Rows left(const ScratchRows& rows, Index first = 0) const noexcept {
+    return {rows.data + first, rows.stride, rows_};
+  }
+
+  /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in [begin, end).
+  template <class Visible>
+  void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end, Visible visible) noexcept {
+    const Index skipped = begin > buffer_first ? (begin - buffer_first) / page_tokens * page_tokens : 0;
+    const Index stop = std::min(end, buffer_first + buffer.count());
+    for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
+      const Index count = std::min(buffer_first + buffer.count() - first, page_tokens);
+      each_head([&] {
+        clear(weights());
+        kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
+                              weights(), scratch_.kernel());
+      });
+      finish_span(first, count, visible);
+    }
+  }
+
+  void add_rotated(Index r) noexcept {
+    if (!values_.rotated()) return;
+    float* rotated = rotated_sums().row(r);
+    float* to = sums().row(r);
+    rotate_hadamard(rotated, values_.dim());
+    for (Index i = 0; i < values_.dim(); ++i) to[i] += rotated[i];
+  }
+
+  /// The panels of a page, with the first of those to be read next.
+  kernels::PanelView view(const SideStore& side, Index page, Index lanes, Index depth) noexcept {
+    const unsigned char* panels = side.panel(page, heads_.first);
+    const bool more = page + 1 < side.pages().size();
+    return {side.layout(),
+            panels,
+            side.panel_bytes(),
+            heads_.count,
+            lanes,
+            depth,
+            more ? side.panel(page + 1, heads_.first) : panels};
+  }
+
+  void packed_scores(Index page) noexcept {
+    each_head([&] { clear(weights()); });
+    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth),
+                            left(scratch_.queries(0)), scratch_.weights(0), scratch_.kernel());
+  }
+
+  /// Scores of tokens [first, first + count) become weights, and their values are added.
+  template <class Visible>
+  void finish_span(Index first, Index count, Visible visible) noexcept {
+    each_head([&] {
+      for (Index r = 0; r < rows_; ++r) {
+        const TokenRange range = visible(r);
+        const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
+        float* row = weights().row(r);
+        for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
+        const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
+        for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
+        if (factor == 1.0f) continue;
+        kernels_.multiply(sums().row(r), sums().stride, factor);
+        if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
+      }
+    });
+    add_values(first, first + count);
+  }
+
+  /// sums += weights of tokens [first, end) times their values.
+  void add_values(Index first, Index end) noexcept {
+    Index token = first;
+    if (token < values_.sinks().count()) {
+      const Index stop = std::min(end, values_.sinks().count());
+      dense_values(values_.sinks(), token, token, stop, first);
+      token = stop;
+    }
+    for (Index page = first_page(values_, token); token < end && page < values_.pages().size(); ++page) {
+      const Page& p = values_.pages()[page];
+      const Index stop = p.first + p.count < end ? p.first + p.count : end;
+      if (stop > token) packed_values(page, token, stop, first);
+      token = stop > token ? stop : token;
+    }
+    if (token < end) dense_values(values_.dense(), token - values_.sealed(), token, end, first);
+  }
+
+  /// Tokens [token, end), of which the first is number `at` of the buffer; weights start with token `first`.
+  void dense_values(const TokenBuffer& buffer, Index at, Index token, Index end, Index first) noexcept {
+    each_head([&] {
+      kernels_.dense_sums(buffer.view(head_, at, end - token), sums().stride, left(weights(), token - first), sums(),
+                          scratch_.kernel());
+    });
+  }
+
+  /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
+  /// guess is right or just too low.
+  static Index first_page(const SideStore& side, Index token) noexcept {
+    const Array<Page>& pages = side.pages();
+    if (pages.size() == 0) return 0;
+    Index page = clamp(token - pages[0].first, token) / page_tokens;
+    while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
+    return page;
+  }
+
+  static Index clamp(Index i, Index most) noexcept { return i < 0 ? 0 : i > most ? most : i; }
+
+  void packed_values(Index page, Index token, Index stop, Index first) noexcept {
+    const Index slot = token - values_.pages()[page].first;
+    const bool aligned = slot == token - first;
+    if (!aligned)  // the kernel wants weight i at slot i; true but where the cache was trimmed
+      each_head([&] {
+        clear(shifted_weights());
+        for (Index r = 0; r < rows_; ++r)
+          std::memcpy(shifted_weights().row(r) + slot, weights().row(r) + (token - first),
+                      sizeof(float) * std::size_t(stop - token));
+      });
+    kernels_.packed_product(view(values_, page, values_.layout().lanes, slot + stop - token),
+                            left(aligned ? scratch_.weights(0) : scratch_.shifted_weights(0)),
+                            values_.rotated() ? scratch_.rotated_sums(0) : scratch_.sums(0), scratch_.kernel());
+  }
+
+  const kernels::Table& kernels_;
+  const SideStore& keys_;
+  const SideStore& values_;
+  AttentionScratch& scratch_;
+  HeadRange heads_;
+  Index rows_;
+  Index head_ = 0;
+};
+
+}  // namespace detail
+ASYMKV_NAMESPACE_END
