@@ -1,6 +1,7 @@
 // decoder.cpp: the forward pass, in the order of the formulas.
 #include "decoder.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 
@@ -89,8 +90,11 @@ void Decoder::attention(Index layer, asymkv::KVCache& cache) {
   asymkv::AttentionParams params;
   params.window = kind.window;
   mixed_.resize(queries.rows(), q);
+  const auto start = std::chrono::steady_clock::now();
   require(cache.append(layer, asymkv::tensor(keys, s.kv_heads), asymkv::tensor(values, s.kv_heads)));
-  require(cache.attend(layer, asymkv::tensor(queries, s.heads), asymkv::tensor(mixed_, s.heads), params));
+  require(cache.attend_parallel(layer, asymkv::tensor(queries, s.heads), asymkv::tensor(mixed_, s.heads), params,
+                                workers_.pool()));
+  cache_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   multiply(mixed_, weights.attention_output, update_);
   add_update(weights.attention_update_norm);

@@ -23,6 +23,9 @@ class Decoder {
   /// is what that layer took. The cache need not have those layers' tokens.
   Matrix& resume(Index layer, const Matrix& residual, Index position, asymkv::KVCache& cache, Index first_logit);
 
+  /// Time that append and attend have taken in all.
+  double cache_seconds() const { return cache_seconds_; }
+
   /// From now on every layer's residual is copied to its element of `residuals`, one a layer; null ends it.
   void keep_residuals(std::vector<Matrix>* residuals) { kept_residuals_ = residuals; }
 
@@ -48,6 +51,7 @@ class Decoder {
   Matrix residual_, normalized_, query_key_value_, mixed_, gate_up_, hidden_, update_, logits_;
   std::vector<Rotation> rotations_;  // one for each base
   std::vector<Matrix>* kept_residuals_ = nullptr;
+  double cache_seconds_ = 0.0;
 };
 
 /// Throws std::runtime_error with the status's message unless it is ok.

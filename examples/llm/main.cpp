@@ -102,15 +102,22 @@ void add_residual(CLI::App& command, llm::Index& residual) {
 
 void add_generate(CLI::App& app) {
   struct State {
-    std::string model;
+    std::string model, prompt_file;
     llm::GenerateOptions options;
   };
   const auto state = std::make_shared<State>();
   llm::GenerateOptions& options = state->options;
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt");
   command.add_option("--model", state->model, model_help)->required();
-  command.add_option("--prompt", options.prompt, "Text to continue, or to answer")->required();
-  command.add_option("--policy", options.policy, "Cache, e.g. float, KIVI-2, AsymKV-30/0")->capture_default_str();
+  CLI::Option_group& prompt = *command.add_option_group("prompt");
+  prompt.add_option("--prompt", options.prompt, "Text to continue, or to answer");
+  prompt.add_option("--prompt-file", state->prompt_file, "File with the text, which is not repeated")
+      ->check(CLI::ExistingFile);
+  prompt.require_option(1);
+  command.add_option("--prompt-tokens", options.prompt_tokens, "Cut the prompt after so many tokens")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--policy", options.policy, "Cache, e.g. float, half, KIVI-2, balanced-1.7")
+      ->capture_default_str();
   command.add_option("--tokens", options.tokens, "Most tokens to generate")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -120,6 +127,8 @@ void add_generate(CLI::App& app) {
   command.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
   command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template");
   command.callback([state] {
+    if (!state->prompt_file.empty()) state->options.prompt = read_text(state->prompt_file);
+    state->options.echo = state->prompt_file.empty() && !state->options.chat;
     const llm::ModelFile file(state->model);
     llm::generate(file.model, *file.tokenizer, state->options, std::cout, std::cerr);
   });

@@ -17,6 +17,11 @@ T take(asymkv::Result<T> result) {
   return std::move(*result);
 }
 
+template <class Cache>
+std::unique_ptr<asymkv::KVCache> own(asymkv::Result<Cache> cache) {
+  return std::make_unique<Cache>(take(std::move(cache)));
+}
+
 bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
@@ -34,14 +39,15 @@ asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheSh
 }
 
 std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
-                                            asymkv::Index tokens, asymkv::Index residual_length) {
+                                            asymkv::Index tokens, asymkv::Index residual_length,
+                                            asymkv::Index threads) {
   asymkv::CacheOptions options;
   options.residual_length = residual_length;
   options.reserve_tokens = tokens;
-  using Dense = asymkv::DenseKVCache<float>;
-  if (name == "float") return std::make_unique<Dense>(take(Dense::create(shape, options)));
-  return std::make_unique<asymkv::AsymKVCache>(
-      take(asymkv::AsymKVCache::create(shape, parse_policy(name, shape), options)));
+  options.threads = threads;
+  if (name == "float") return own(asymkv::DenseKVCache<float>::create(shape, options));
+  if (name == "half") return own(asymkv::DenseKVCache<Eigen::half>::create(shape, options));
+  return own(asymkv::AsymKVCache::create(shape, parse_policy(name, shape), options));
 }
 
 }  // namespace llm

@@ -14,9 +14,11 @@ constexpr asymkv::Index chunk_tokens = 128;
 /// wrong about it.
 asymkv::AsymKVPolicy parse_policy(const std::string& name, const asymkv::CacheShape& shape);
 
-/// DenseKVCache<float> for the policy `float`, else AsymKVCache, whose residual window is the paper's 128 tokens unless
-/// said; with memory for `tokens` where tokens stay in full precision. Throws std::runtime_error.
+/// DenseKVCache for the policies `float` and `half`, else AsymKVCache, whose residual window is the paper's 128 tokens
+/// unless said; with memory for `tokens` where tokens stay in full precision, and for so many threads. Throws
+/// std::runtime_error.
 std::unique_ptr<asymkv::KVCache> make_cache(const std::string& name, const asymkv::CacheShape& shape,
-                                            asymkv::Index tokens, asymkv::Index residual_length = chunk_tokens);
+                                            asymkv::Index tokens, asymkv::Index residual_length = chunk_tokens,
+                                            asymkv::Index threads = 1);
 
 }  // namespace llm

@@ -197,6 +197,7 @@ inline Result<AsymKVPolicy> parse_ranges(std::string_view name, Index num_layers
 inline Result<AsymKVPolicy> parse_formats(std::string_view name, Index num_layers) {
   std::string_view rest = name;
   if (name == "float") return AsymKVPolicy::uniform(num_layers, 32, 32);
+  if (name == "half") return AsymKVPolicy::uniform(num_layers, 16, 16);
   if (take(rest, "KIVI-")) {
     Index bits = 0;
     if (!take_number(rest, bits) || !rest.empty()) return name_error(name, "is not of the form KIVI-bits");
@@ -248,6 +249,7 @@ inline std::string formats_text(const AsymKVPolicy& policy) {
     return rule.empty() ? ranges_text(policy) : rule;
   }
   if (first.keys.bits == 32 && first.values.bits == 32) return "float";
+  if (first.keys.bits == 16 && first.values.bits == 16) return "half";
   const bool plain = first.keys.packed() && first.keys == first.values && first.keys == Format{first.keys.bits};
   return plain ? "KIVI-" + std::to_string(first.keys.bits) : layer_text(first);
 }

@@ -39,7 +39,7 @@ class ThreadPool {
   /// returns when all calls have. A task must not throw, nor call the pool.
   template <class Task>
   void operator()(Index count, const Task& task) const noexcept {
-    shared_->run({count, &task, [](const void* task, Index i) { (*static_cast<const Task*>(task))(i); }});
+    shared_->run({count, &task, [](const void* erased, Index i) { (*static_cast<const Task*>(erased))(i); }});
   }
 
  private:
@@ -50,7 +50,7 @@ class ThreadPool {
   };
 
   struct Shared {
-    explicit Shared(Index threads) noexcept : threads(threads) {}
+    explicit Shared(Index count) noexcept : threads(count) {}
     ~Shared() {
       announce({});
       for (Index i = 1; i < started; ++i) pthread_join(ids[i], nullptr);
