@@ -137,6 +137,9 @@ struct Table {
   /// Fits and rounds 16 groups at once, one a lane: x[count][16] -> scales[16], zero_points[16], codes[count][16].
   void (*quantize)(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                    unsigned char* codes);
+  /// Stores scales and zero points number first..first+count-1 of a panel; at most 16.
+  void (*store_metadata)(const PanelLayout& layout, unsigned char* panel, Index first, Index count, const float* scales,
+                         const float* zero_points);
   /// Variances of the 16 columns of x[count][16].
   void (*variances)(const float* x, Index count, float* result);
   /// Stores a batch of codes in a panel without mixed widths; other codes stay.

@@ -83,9 +83,8 @@ inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout
     if (!rotated) kernels.gather(shifted(source, lane - range.lane, 0), batch.lanes, depths, x);
     kernels.quantize(coding, rotated ? x + tile_lanes * (lane - range.lane) : x, batch.lanes, scales, zero_points,
                      codes + lane % tile_lanes * tile_lanes + batch.first);
-    for (Index i = 0; i < depths; ++i)
-      store_metadata(layout, panel, group * layout.depth_stride() + batch.batch * tile_lanes + batch.first + i,
-                     scales[i], zero_points[i]);
+    kernels.store_metadata(layout, panel, group * layout.depth_stride() + batch.batch * tile_lanes + batch.first,
+                           depths, scales, zero_points);
     batch.codes = codes;
     kernels.insert_codes(layout, panel, batch);
   }
@@ -136,7 +135,7 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
     kernels.quantize(coding, scratch, lanes, scales, zero_points, batch + lane * tile_lanes);
     std::memset(batch, 0, std::size_t(lane * tile_lanes));
     std::memset(batch + (lane + lanes) * tile_lanes, 0, std::size_t((page_tokens - lane - lanes) * tile_lanes));
-    for (Index i = 0; i < count; ++i) store_metadata(layout, panel, d + i, scales[i], zero_points[i]);
+    kernels.store_metadata(layout, panel, d, count, scales, zero_points);
   }
   kernels.pack_mixed(layout, order, codes, panel);
 }

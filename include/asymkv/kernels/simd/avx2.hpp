@@ -41,6 +41,11 @@ inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
 }
+inline void store_half(void* p, F32x16 a) {
+  __m128i* to = static_cast<__m128i*>(p);
+  _mm_storeu_si128(to, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(to + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
+}
 inline void store_bytes(unsigned char* p, F32x16 a) {
   const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);

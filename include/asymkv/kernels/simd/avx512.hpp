@@ -32,6 +32,9 @@ inline F32x16 load_compact(const unsigned char* p) {
       _mm512_maskz_add_epi32(_mm512_test_epi32_mask(code, code), _mm512_permutexvar_epi32(code, lowest), octave))};
 }
 inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+inline void store_half(void* p, F32x16 a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
 inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) { return {_mm512_mask_mov_ps(b.v, __mmask16(mask), a.v)}; }
 inline void store_bytes(unsigned char* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));

@@ -49,6 +49,12 @@ inline void store(float* p, F32x16 a) {
 inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) {
   return each_lane([&](int i) { return (mask >> i & 1u) != 0 ? a.v[i] : b.v[i]; });
 }
+/// As 16 numbers of binary16.
+inline void store_half(void* p, F32x16 a) {
+  std::uint16_t halves[16];
+  for (int i = 0; i < 16; ++i) halves[i] = float_to_half(a.v[i]);
+  std::memcpy(p, halves, sizeof halves);
+}
 /// Lanes are whole numbers 0..255.
 inline void store_bytes(unsigned char* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);

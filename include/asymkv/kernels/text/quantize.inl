@@ -12,8 +12,8 @@ inline F32x16 round_compact(F32x16 scale) {
   F32x16 rounded = broadcast(2.0f);
   ASYMKV_UNROLL
   for (int i = 7; i >= 0; --i)
-    rounded = select_less(mantissa, broadcast(detail::compact_thresholds[i]),
-                          broadcast(detail::compact_mantissas[i]), rounded);
+    rounded = select_less(mantissa, broadcast(detail::compact_thresholds[i]), broadcast(detail::compact_mantissas[i]),
+                          rounded);
   rounded = min(mul(rounded, octave), broadcast(compact_scales.value[255]));
   return select_less(rounded, broadcast(compact_scales.value[1]), broadcast(0.0f), rounded);
 }
@@ -35,8 +35,12 @@ inline F32x16 inverse_or_zero(F32x16 scale) {
 /// KIVI's min-max quantizer, every step rounded to binary16 (paper.md of the method: mn, s = (mx - mn)/M, t = x - mn,
 /// r = t/s, clamp, round half to even). A binary32 operation rounded to binary16 equals the binary16 operation, since
 /// 24 >= 2*11 + 2. With compact metadata the scale is rounded once more.
+///
+/// t/s is not divided: q = t * (1/s) with one step of Newton, q + (t - q*s) * (1/s), lies within 2^-23.9 of it. That is
+/// near enough, since t and s have 11 bits: where t/s is not a number halfway between two of binary16, which q then is,
+/// it differs from all of these by 2^-23 or more. Quotients below binary16's normal range all become code 0.
 struct MinMaxFit {
-  F32x16 scale, zero_point;
+  F32x16 scale, zero_point, inverse;
 
   static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
     F32x16 least = round_half(load(x));
@@ -49,7 +53,8 @@ struct MinMaxFit {
     const F32x16 range = round_half(sub(greatest, least));
     const F32x16 distance = round_half(div(range, load(coding.levels)));
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f))};
+    const F32x16 stored = round_scale(distance, coding.metadata);
+    return {stored, add(least, broadcast(0.0f)), inverse_or_zero(stored)};
   }
 
   /// A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the zero point.
@@ -57,8 +62,8 @@ struct MinMaxFit {
     const F32x16 zero = broadcast(0.0f);
     const F32x16 top = load(coding.levels);
     const F32x16 t = round_half(sub(round_half(load(x)), zero_point));
-    const F32x16 divisor = select_less(zero, scale, scale, broadcast(1.0f));
-    const F32x16 ratio = round_half(div(t, divisor));
+    const F32x16 near = mul(t, inverse), minus = sub(zero, near);
+    const F32x16 ratio = round_half(fma(fma(minus, scale, t), inverse, near));
     const F32x16 rounded = round_even(max(min(ratio, top), zero));
     return select_less(zero, scale, rounded, select_less(zero, t, top, zero));
   }
@@ -197,6 +202,18 @@ inline void quantize(const GroupCoding& coding, const float* x, Index count, flo
   if (coding.zero_point == ZeroPoint::affine)
     return quantize_groups<FittedFit>(coding, x, count, scales, zero_points, codes);
   quantize_groups<SymmetricFit>(coding, x, count, scales, zero_points, codes);
+}
+
+/// Scales and zero points number first..first+count-1 of a panel.
+inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Index first, Index count,
+                           const float* scales, const float* zero_points) {
+  if (count == 16 && layout.format.metadata == Metadata::fp16) {
+    store_half(panel + layout.scale_offset() + 2 * first, load(scales));
+    if (layout.format.zero_point == ZeroPoint::affine)
+      store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
+    return;
+  }
+  for (Index i = 0; i < count; ++i) ASYMKV_ABI::store_metadata(layout, panel, first + i, scales[i], zero_points[i]);
 }
 
 /// Variance of each lane.
