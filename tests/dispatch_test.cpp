@@ -13,12 +13,13 @@ static_assert(decode_isas({0, 0, 0, 0}) == 1, "scalar always");
 static_assert(decode_isas({kLeaf1, 1u << 5, 0, 6}) == 3, "AVX2 with FMA and F16C");
 static_assert(decode_isas({kLeaf1, 1u << 5, 0, 2}) == 1, "system does not save ymm");
 static_assert(decode_isas({kLeaf1 & ~(1u << 27), 1u << 5, 0, 6}) == 1, "no OSXSAVE");
-constexpr std::uint32_t kVnni = 1u << 11, kVbmi2 = 1u << 6;
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2, 0xe6}) == 7, "AVX-512");
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2, 6}) == 3, "system does not save zmm");
-static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), kVnni | kVbmi2, 0xe6}) == 3, "no BW");
-static_assert(decode_isas({kLeaf1, kAvx512, kVbmi2, 0xe6}) == 3, "no VNNI");
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni, 0xe6}) == 3, "no VBMI2");
+constexpr std::uint32_t kVnni = 1u << 11, kVbmi2 = 1u << 6, kGfni = 1u << 8;
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2 | kGfni, 0xe6}) == 7, "AVX-512");
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2 | kGfni, 6}) == 3, "system does not save zmm");
+static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), kVnni | kVbmi2 | kGfni, 0xe6}) == 3, "no BW");
+static_assert(decode_isas({kLeaf1, kAvx512, kVbmi2 | kGfni, 0xe6}) == 3, "no VNNI");
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kGfni, 0xe6}) == 3, "no VBMI2");
+static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2, 0xe6}) == 3, "no GFNI");
 
 TEST(Dispatch, ForcingForces) {
   const CacheShape shape{1, 1, 32, 32};

@@ -6,7 +6,7 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI and VBMI2 (Ice Lake, Zen 4).
+/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI, VBMI2 and GFNI (Ice Lake, Zen 4).
 enum class Isa : std::uint8_t { scalar, avx2, avx512 };
 constexpr int isa_count = 3;
 constexpr const char* isa_name(Isa isa) noexcept {

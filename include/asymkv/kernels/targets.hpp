@@ -32,7 +32,7 @@
 // Clang wants one string literal
 // clang-format off
 #define ASYMKV_REGION_AVX512 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2\"))), apply_to = function)")
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,gfni\"))), apply_to = function)")
 // clang-format on
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
@@ -40,7 +40,7 @@
 #define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
 #define ASYMKV_REGION_AVX512  \
   _Pragma("GCC push_options") \
-      _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2\")")
+      _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,gfni\")")
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
 

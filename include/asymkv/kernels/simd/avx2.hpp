@@ -182,7 +182,12 @@ inline std::uint32_t max_word(U32x16 a) {
   const __m128i m2 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0x4e));
   return std::uint32_t(_mm_cvtsi128_si32(_mm_max_epu32(m2, _mm_shuffle_epi32(m2, 0xb1))));
 }
+inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
+  const U32x16 moved = shift < to ? shift_left(a, to - shift) : shift_right(a, shift - to);
+  return bit_and(moved, 0x01010101u * (((1u << width) - 1u) << to));
+}
 inline F32x16 absolute(F32x16 a) { return as_floats(bit_and(as_words(a), 0x7fffffffu)); }
+inline F32x16 max_magnitude(F32x16 a, F32x16 b) { return max(a, absolute(b)); }
 inline F32x16 to_floats(U32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 struct Wholes {
   __m256i v[4];
@@ -198,21 +203,24 @@ inline Wholes round_wholes(const float* p, F32x16 factor) {
   ASYMKV_UNROLL
   for (int i = 0; i < 4; ++i) {
     const F32x16 x = mul(load(p + 16 * i), factor);
-    wholes.v[i] =
-        _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)), 0xd8);
+    wholes.v[i] = _mm256_packs_epi32(_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
   }
   return wholes;
 }
-/// 32 words of -128..127 as bytes.
-inline __m256i join_bytes(__m256i x, __m256i y) { return _mm256_permute4x64_epi64(_mm256_packs_epi16(x, y), 0xd8); }
 inline ByteTerms split_terms(const Wholes& a) {
-  const __m256i half = _mm256_set1_epi16(64), low_bits = _mm256_set1_epi16(127);
-  const auto high = [&](int i) { return _mm256_srai_epi16(_mm256_add_epi16(a.v[i], half), 7); };
-  const auto low = [&](int i) {
-    return _mm256_sub_epi16(_mm256_and_si256(_mm256_add_epi16(a.v[i], half), low_bits), half);
-  };
-  return {{join_bytes(high(0), high(1)), join_bytes(high(2), high(3))},
-          {join_bytes(low(0), low(1)), join_bytes(low(2), low(3))}};
+  const auto high = [&](int i) { return _mm256_srai_epi16(a.v[i], 7); };
+  const auto low = [&](int i) { return _mm256_and_si256(a.v[i], _mm256_set1_epi16(127)); };
+  return {{_mm256_packs_epi16(high(0), high(1)), _mm256_packs_epi16(high(2), high(3))},
+          {_mm256_packs_epi16(low(0), low(1)), _mm256_packs_epi16(low(2), low(3))}};
+}
+/// Of 8 quads, the even ones come first.
+struct PackedQuads {
+  static Index base(Index depth) { return depth; }
+  static constexpr int offset(int q) { return 16 * (q % 2) + 4 * (q / 2); }
+};
+inline Bytes in_order(Bytes a) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return {_mm256_permutevar8x32_epi32(a.lo, order), _mm256_permutevar8x32_epi32(a.hi, order)};
 }
 inline void store(std::int8_t* p, Bytes a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);

@@ -1,4 +1,4 @@
-// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, VBMI2): 16 lanes in one register. Meanings as in
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, VBMI2, GFNI): 16 lanes in one register. Meanings as in
 // simd/scalar.hpp. Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include
 // guard, no includes.
 
@@ -117,7 +117,16 @@ inline F32x16 as_floats(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 
+/// A matrix of bits times each byte does shift and mask at once. Byte 7 - i of the matrix says which bits of the byte
+/// make bit i of the result.
+inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
+  if (shift == to) return bit_and(a, 0x01010101u * (((1u << width) - 1u) << to));
+  std::uint64_t matrix = 0;
+  for (int i = 0; i < width; ++i) matrix |= std::uint64_t(1) << (shift + i) << 8 * (7 - to - i);
+  return {_mm512_gf2p8affine_epi64_epi8(a.v, _mm512_set1_epi64(static_cast<long long>(matrix)), 0)};
+}
 inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 max_magnitude(F32x16 a, F32x16 b) { return {_mm512_range_ps(a.v, b.v, 0x0b)}; }
 inline F32x16 to_floats(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 struct Wholes {
   __m512i lo, hi;
@@ -130,18 +139,20 @@ struct ByteTerms {
 };
 inline Wholes round_wholes(const float* p, F32x16 factor) {
   const auto words = [&](int i) { return _mm512_cvtps_epi32(mul(load(p + i), factor).v); };
-  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-  return {_mm512_permutexvar_epi64(order, _mm512_packs_epi32(words(0), words(16))),
-          _mm512_permutexvar_epi64(order, _mm512_packs_epi32(words(32), words(48)))};
+  return {_mm512_packs_epi32(words(0), words(16)), _mm512_packs_epi32(words(32), words(48))};
 }
 inline ByteTerms split_terms(Wholes a) {
-  const __m512i half = _mm512_set1_epi16(64), low_bits = _mm512_set1_epi16(127);
-  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-  const __m512i lo = _mm512_add_epi16(a.lo, half), hi = _mm512_add_epi16(a.hi, half);
-  const __m512i high = _mm512_packs_epi16(_mm512_srai_epi16(lo, 7), _mm512_srai_epi16(hi, 7));
-  const __m512i low = _mm512_packs_epi16(_mm512_sub_epi16(_mm512_and_si512(lo, low_bits), half),
-                                         _mm512_sub_epi16(_mm512_and_si512(hi, low_bits), half));
-  return {{_mm512_permutexvar_epi64(order, high)}, {_mm512_permutexvar_epi64(order, low)}};
+  const __m512i low_bits = _mm512_set1_epi16(127);
+  return {{_mm512_packs_epi16(_mm512_srai_epi16(a.lo, 7), _mm512_srai_epi16(a.hi, 7))},
+          {_mm512_packs_epi16(_mm512_and_si512(a.lo, low_bits), _mm512_and_si512(a.hi, low_bits))}};
+}
+/// 16 quads are a 4 x 4 matrix, transposed.
+struct PackedQuads {
+  static Index base(Index depth) { return depth / 64 * 64 + depth % 64 / 4; }
+  static constexpr int offset(int q) { return 16 * (q % 4) + 4 * (q / 4); }
+};
+inline Bytes in_order(Bytes a) {
+  return {_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a.v)};
 }
 inline void store(std::int8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
 /// Compressed in a register: compressing stores are slow on Zen 4.

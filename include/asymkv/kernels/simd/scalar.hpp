@@ -184,14 +184,21 @@ inline std::uint32_t max_word(U32x16 a) {
   for (int i = 0; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
+/// Bits [shift, shift + width) of each byte, moved to bits [to, to + width).
+inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
+  const U32x16 moved = shift < to ? shift_left(a, to - shift) : shift_right(a, shift - to);
+  return bit_and(moved, 0x01010101u * (((1u << width) - 1u) << to));
+}
 inline F32x16 absolute(F32x16 a) {
   return each_lane([&](int i) { return a.v[i] < 0.0f ? -a.v[i] : a.v[i]; });
 }
+/// The greater of a, which is not negative, and the magnitude of b.
+inline F32x16 max_magnitude(F32x16 a, F32x16 b) { return max(a, absolute(b)); }
 /// Words as signed numbers.
 inline F32x16 to_floats(U32x16 a) {
   return each_lane([&](int i) { return float(std::int32_t(a.v[i])); });
 }
-/// 64 whole numbers, as bytes too: 128 * high + low.
+/// 64 whole numbers; and as bytes, 128 * high + low, where low is 0..127.
 struct Wholes {
   std::int16_t v[64];
 };
@@ -213,11 +220,20 @@ inline Wholes round_wholes(const float* p, F32x16 factor) {
 inline ByteTerms split_terms(const Wholes& a) {
   ByteTerms terms;
   for (int i = 0; i < 64; ++i) {
-    terms.high.v[i] = std::int8_t((a.v[i] + 64) >> 7);
-    terms.low.v[i] = std::int8_t(a.v[i] - 128 * terms.high.v[i]);
+    terms.high.v[i] = std::int8_t(a.v[i] >> 7);
+    terms.low.v[i] = std::int8_t(a.v[i] & 127);
   }
   return terms;
 }
+/// Where split_terms leaves quads of its bytes: quad q of a block that begins at element `depth`, a multiple of 32, at
+/// base(depth) + offset(q). Packing instructions change the order, and putting it right would cost more than reading it
+/// as it is.
+struct PackedQuads {
+  static Index base(Index depth) { return depth; }
+  static constexpr int offset(int q) { return 4 * q; }
+};
+/// The same bytes in order.
+inline Bytes in_order(const Bytes& a) { return a; }
 inline void store(std::int8_t* p, const Bytes& a) { std::memcpy(p, a.v, sizeof a.v); }
 /// Bytes whose bit is set in `mask`, side by side; all 64 bytes at p may be written.
 inline void store_compressed(std::int8_t* p, std::uint64_t mask, const Bytes& a) {

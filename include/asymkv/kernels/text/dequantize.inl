@@ -45,13 +45,15 @@ inline GroupMetadata group_metadata(const PanelLayout& layout, const unsigned ch
           symmetric_zero_point(layout.format.bits)};
 }
 /// Those of depths d to d + 15.
+inline F32x16 load_half_metadata(const unsigned char* metadata, Index d) {
+  return load_half(reinterpret_cast<const std::uint16_t*>(metadata) + d);
+}
 inline F32x16 load_scales(const GroupMetadata& group, Index d) {
-  if (group.compact) return load_compact(group.scales + d);
-  return load_half(reinterpret_cast<const std::uint16_t*>(group.scales) + d);
+  return group.compact ? load_compact(group.scales + d) : load_half_metadata(group.scales, d);
 }
 inline F32x16 load_zero_points(const GroupMetadata& group, Index d, F32x16 scales) {
-  if (group.symmetric) return mul(scales, broadcast(group.symmetric_zero_point));
-  return load_half(reinterpret_cast<const std::uint16_t*>(group.zero_points) + d);
+  return group.symmetric ? mul(scales, broadcast(group.symmetric_zero_point))
+                         : load_half_metadata(group.zero_points, d);
 }
 
 inline void expand_metadata(const PanelView& panel, const PanelMetadata& metadata) {
@@ -71,16 +73,14 @@ template <int Bits>
 inline U32x16 unpack_bytes(const unsigned char* block, int q) {
   constexpr Planes planes = planes_of(Bits);
   constexpr int fields = 8 / planes.low;
-  constexpr std::uint32_t bytes = 0x01010101u;
-  const U32x16 low = shift_right(load_words(block + 64 * (q / fields)), planes.low * (q % fields));
-  const U32x16 codes = bit_and(low, bytes * ((1u << planes.low) - 1u));
+  const U32x16 low = load_words(block + 64 * (q / fields));
+  if constexpr (Bits == 8) return low;
+  const U32x16 codes = byte_fields(low, planes.low * (q % fields), planes.low, 0);
   if constexpr (planes.high == 0) return codes;
   if constexpr (planes.high != 0) {
     constexpr int high_fields = 8 / planes.high;
-    const int shift = planes.high * (q % high_fields) - planes.low;
-    const U32x16 words = load_words(block + 64 * (planes.low + q / high_fields));
-    const U32x16 high = shift < 0 ? shift_left(words, -shift) : shift_right(words, shift);
-    return bit_or(codes, bit_and(high, bytes * (((1u << planes.high) - 1u) << planes.low)));
+    const U32x16 high = load_words(block + 64 * (planes.low + q / high_fields));
+    return bit_or(codes, byte_fields(high, planes.high * (q % high_fields), planes.high, planes.low));
   }
 }
 

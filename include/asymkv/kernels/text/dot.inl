@@ -75,6 +75,12 @@ struct NarrowSums {
   static Words add(Words sums, Words codes, Words row) { return dot_narrow(sums, codes, row); }
 };
 
+/// Quads of a row's bytes as they are compressed; those of other rows lie as PackedQuads says.
+struct QuadsInOrder {
+  static Index base(Index depth) { return depth; }
+  static constexpr int offset(int q) { return 4 * q; }
+};
+
 template <int RowCount, int Tiles>
 __attribute__((always_inline)) inline void clear(TileSums<RowCount, Tiles>& sums) {
   ASYMKV_UNROLL
@@ -84,18 +90,19 @@ __attribute__((always_inline)) inline void clear(TileSums<RowCount, Tiles>& sums
 
 /// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This and what it is called by are
 /// inlined by force: the sums must stay in registers.
-template <class Sums, int Bits, int Quads, int RowCount, int Tiles>
+template <class Sums, class Order, int Bits, int Quads, int RowCount, int Tiles>
 __attribute__((always_inline)) inline void add_products(CodeStream& codes, Index blocks, const FoldedRow* rows,
                                                         Index depth, TileSums<RowCount, Tiles>& sums) {
   constexpr Index block_bytes = 8 * Quads * Bits;
   for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) {
+    const Index base = Order::base(depth);
     ASYMKV_UNROLL
     for (int q = 0; q < Quads; ++q) {
       U32x16 high[RowCount], low[RowCount];
       ASYMKV_UNROLL
       for (int r = 0; r < RowCount; ++r) {
-        high[r] = broadcast_quad(rows[r].high + depth + 4 * q);
-        low[r] = broadcast_quad(rows[r].low + depth + 4 * q);
+        high[r] = broadcast_quad(rows[r].high + base + Order::offset(q));
+        low[r] = broadcast_quad(rows[r].low + base + Order::offset(q));
       }
       ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) {
@@ -112,17 +119,17 @@ __attribute__((always_inline)) inline void add_products(CodeStream& codes, Index
 }
 
 /// The same, in narrow sums as long as these hold, where the instruction set has them.
-template <int Bits, int Quads, int RowCount, int Tiles>
+template <class Order, int Bits, int Quads, int RowCount, int Tiles>
 __attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
                                                       Index depth, TileSums<RowCount, Tiles>& sums) {
   constexpr Index run = kNarrowQuads<Bits> / Quads;
   if constexpr (run == 0) {
-    add_products<WideSums<Bits>, Bits, Quads>(codes, blocks, rows, depth, sums);
+    add_products<WideSums<Bits>, Order, Bits, Quads>(codes, blocks, rows, depth, sums);
   } else {
     for (; blocks > 0; blocks -= run, depth += 4 * Quads * run) {
       TileSums<RowCount, Tiles> narrow;
       clear(narrow);
-      add_products<NarrowSums<U32x16>, Bits, Quads>(codes, blocks < run ? blocks : run, rows, depth, narrow);
+      add_products<NarrowSums<U32x16>, Order, Bits, Quads>(codes, blocks < run ? blocks : run, rows, depth, narrow);
       ASYMKV_UNROLL
       for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) {
@@ -157,16 +164,16 @@ __attribute__((always_inline)) inline void add_planes(const CodeStream& codes, I
     plane.next = codes.next + 64 * vector;
   };
   seek(vectors[0] + vectors[1] + vectors[2]);
-  add_blocks<1, 8>(plane, vectors[3], group.rows, section * 3, sums);
+  add_blocks<QuadsInOrder, 1, 8>(plane, vectors[3], group.rows, section * 3, sums);
   if (group.sets.several) shift_sums(group.rows, 2, sums);
   seek(vectors[0] + vectors[1]);
-  add_blocks<2, 4>(plane, vectors[2], group.rows, section * 2, sums);
+  add_blocks<QuadsInOrder, 2, 4>(plane, vectors[2], group.rows, section * 2, sums);
   if (group.sets.several) shift_sums(group.rows, 1, sums);
   seek(vectors[0]);
-  add_blocks<4, 2>(plane, vectors[1], group.rows, section, sums);
+  add_blocks<QuadsInOrder, 4, 2>(plane, vectors[1], group.rows, section, sums);
   if (group.sets.several) shift_sums(group.rows, 0, sums);
   seek(0);
-  add_blocks<8, 1>(plane, vectors[0], group.rows, 0, sums);
+  add_blocks<QuadsInOrder, 8, 1>(plane, vectors[0], group.rows, 0, sums);
 }
 
 /// Adds the products of Tiles neighbouring lane tiles, bias included, to the results.
@@ -180,7 +187,7 @@ inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowC
   if constexpr (Bits == kMixed)
     add_planes(codes, panel.layout.depth, group, sums);
   else
-    add_blocks<Bits, 8>(codes, (panel.depth + block_depth - 1) / block_depth, group.rows, 0, sums);
+    add_blocks<PackedQuads, Bits, 8>(codes, (panel.depth + block_depth - 1) / block_depth, group.rows, 0, sums);
   float* to = result.data + tile * tile_lanes;
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) {
@@ -195,13 +202,15 @@ inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowC
 }
 
 /// The first stage of a folded row: elements, greatest and biases. What the row holds beyond depth plays no part.
-inline void fold(const GroupMetadata& metadata, Index depth, const float* row, FoldedRow& to) {
-  to.biases = to.greatest = broadcast(0.0f);
+/// scales(d) and zero_points(d, scales) load those of 16 depths.
+template <class Scales, class ZeroPoints>
+inline void fold_with(Scales scales, ZeroPoints zero_points, Index depth, const float* row, FoldedRow& to) {
+  F32x16 greatest = broadcast(0.0f), biases = broadcast(0.0f);
   const auto add_batch = [&](Index d, F32x16 x) {
-    const F32x16 scales = load_scales(metadata, d), folded = mul(x, scales);
+    const F32x16 s = scales(d), folded = mul(x, s);
     store(to.elements + d, folded);
-    to.greatest = max(to.greatest, absolute(folded));
-    to.biases = madd(x, load_zero_points(metadata, d, scales), to.biases);
+    greatest = max_magnitude(greatest, folded);
+    biases = madd(x, zero_points(d, s), biases);
   };
   Index d = 0;
   for (; d + 16 <= depth; d += 16) add_batch(d, load(row + d));
@@ -210,6 +219,25 @@ inline void fold(const GroupMetadata& metadata, Index depth, const float* row, F
     d += 16;
   }
   for (; d < padded_depth(depth); d += 16) store(to.elements + d, broadcast(0.0f));
+  to.greatest = greatest;
+  to.biases = biases;
+}
+
+/// A loop for each kind of metadata, and a function for all widths.
+__attribute__((noinline)) inline void fold(const GroupMetadata& metadata, Index depth, const float* row,
+                                           FoldedRow& to) {
+  const auto with_scales = [&](auto scales) {
+    const auto affine = [&](Index d, F32x16) { return load_half_metadata(metadata.zero_points, d); };
+    const auto symmetric = [&](Index, F32x16 s) { return mul(s, broadcast(metadata.symmetric_zero_point)); };
+    if (metadata.symmetric)
+      fold_with(scales, symmetric, depth, row, to);
+    else
+      fold_with(scales, affine, depth, row, to);
+  };
+  if (metadata.compact)
+    with_scales([&](Index d) { return load_compact(metadata.scales + d); });
+  else
+    with_scales([&](Index d) { return load_half_metadata(metadata.scales, d); });
 }
 
 /// The second stage: bias and step. Returns the inverse of the step, 0 where all elements are below 1e-30.
@@ -326,11 +354,15 @@ inline void round_planes(FoldedRow& row, const MixedSets& sets, Index depth, con
   for (Index d = 0; d < depth; d += 64) {
     const std::uint64_t* words = sets.words[d / 64];
     ByteTerms terms;
-    if (!sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_steps[0])));
+    const auto round = [&](float inverse_step) {
+      terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
+      terms = {in_order(terms.high), in_order(terms.low)};
+    };
+    if (!sets.several) round(inverse_steps[0]);
     ASYMKV_UNROLL
     for (int p = 0; p < plane_count; ++p) {
       if (words[p] == 0) continue;
-      if (sets.several) terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_steps[p])));
+      if (sets.several) round(inverse_steps[p]);
       store_compressed(row.high + at[p], words[p], terms.high);
       store_compressed(row.low + at[p], words[p], terms.low);
       at[p] += __builtin_popcountll(words[p]);
