@@ -7,11 +7,12 @@
 //
 // <cache> is a policy's name, float, half, bfloat16, ggml-f16, ggml-q8_0 or ggml-q4_0; rows with <isa> are forced to an
 // instruction set that is not the machine's best. A row has its counters: bytes and bytes_per_second of what the cache
-// stores for a layer; dram_share and fma_share, of the limits that limits.hpp measures in the same process;
-// ns_per_token_head, per query token, cached token and kv head; error, of the arithmetic: against double precision on
-// the same rounded keys and values, over the largest output. All rows take hours, so choose:
+// stores for a layer; dram_share and fma_share, of the limits that limits.hpp measures in the same process, the latter
+// for fp32 (decode over codes multiplies bytes and may pass it); ns_per_token_head, per query token, cached token and
+// kv head; error, of the arithmetic: against double precision on the same rounded keys and values, over the largest
+// output. All rows take hours, so choose:
 //
-//   bench_attention --benchmark_filter='decode/.*/h(8|32)/kv8/d128/t32768$' --benchmark_format=json > result.json
+//   bench_attention --benchmark_filter='decode/.*/h(8|32)/kv8/d128/t[0-9]*$' --benchmark_format=json > result.json
 //   python3 benchmarks/report.py result.json --plot attention.svg
 #include <cstdlib>
 #include <deque>
@@ -90,7 +91,7 @@ std::unique_ptr<asymkv::KVCache> filled_cache(benchmark::State& state, const Row
 /// The cache of a row, or null with the reason in `state`. The last ones are kept, because a row's calls that look for
 /// its number of iterations, its repetitions and rows of other heads have the same; filling takes seconds.
 ColdCache* cold_cache(benchmark::State& state, const Row& row) {
-  constexpr double most_kept = 4e9;
+  constexpr double most_kept = 3e9;
   static std::deque<ColdCache> kept;  // the newest in front
   const std::string what =
       row.kind + row.cache + "/" + std::to_string(row.dim) + "/" + std::to_string(row.tokens) + "/" + row.isa;

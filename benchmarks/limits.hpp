@@ -31,7 +31,7 @@ double best_rate(int runs, double amount, Function function) {
 
 constexpr Index line_words = 8;  // of 64 bytes
 
-/// Reads every line of `lines`, in `Streams` parts side by side. One word of each line: the memory then moves all of
+/// Reads every line of `words`, in `Streams` parts side by side. One word of each line: the memory then moves all of
 /// it, and nothing but that takes time.
 template <int Streams>
 std::uint64_t read_streams(const std::vector<std::uint64_t>& words) noexcept {

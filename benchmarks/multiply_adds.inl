@@ -1,7 +1,7 @@
-// multiply_adds.inl: the loop of fma_peak, compiled once per instruction set by limits.hpp, as the library's kernels are.
-// `floats`, the width of its registers, is named around it.
+// multiply_adds.inl: the loop of fma_peak, compiled once per instruction set by limits.hpp, as the library's kernels
+// are. `floats`, the width of its registers, is named around it.
 
-/// Sum of `rounds` times `chains` times `floats` multiply-adds that depend on one another within a chain alone.
+/// `rounds` times `chains` times `floats` multiply-adds, each of which waits for the one before in its chain alone.
 inline float multiply_adds(Index rounds, float factor, float term) noexcept {
   using Register = float __attribute__((vector_size(4 * floats)));
   Register sums[chains];
