@@ -124,9 +124,5 @@ int main(int argc, char** argv) {
                                  [=](benchmark::State& state) { seal(state, policy); })
         ->Unit(benchmark::kMicrosecond)
         ->UseManualTime();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  return bench::run(argc, argv);
 }

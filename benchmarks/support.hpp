@@ -1,19 +1,22 @@
-// support.hpp: what the benchmarks share: random tensors, filled caches, and the machine's read bandwidth, measured in
-// the same process.
+// support.hpp: what the benchmarks share: random tensors, caches by name, and the main function.
 #pragma once
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <asymkv/asymkv.hpp>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
-namespace bench {
+#include "limits.hpp"
+#if BENCH_GGML
+#include "ggml_cache.hpp"
+#endif
 
-using asymkv::Index;
+namespace bench {
 
 inline std::vector<float> normal_numbers(Index count, unsigned seed) {
   std::mt19937 generator(seed);
@@ -33,45 +36,41 @@ inline std::vector<float> key_numbers(Index tokens, Index channels, unsigned see
   return numbers;
 }
 
-/// Bytes a second that one thread reads from memory: the best of several passes over 512 MiB.
-inline double read_bandwidth() {
-  static const double measured = [] {
-    const std::size_t count = std::size_t(1) << 27;
-    const Eigen::ArrayXf data = Eigen::ArrayXf::Ones(Index(count));
-    const asymkv::kernels::Table* kernels = *asymkv::kernels::choose_table();
-    double best = 0.0;
-    for (int pass = 0; pass < 5; ++pass) {
-      const auto start = std::chrono::steady_clock::now();
-      // the widest loads of the machine and one maximum each, so that reading is all that counts
-      benchmark::DoNotOptimize(kernels->greatest_magnitude(data.data(), asymkv::ScalarType::f32, Index(count)));
-      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      best = std::max(best, double(count) * 4.0 / seconds);
-    }
-    return best;
-  }();
-  return measured;
+/// Random tokens for a cache's layers, of which append() takes any number from the front.
+class RandomTokens {
+ public:
+  RandomTokens(const asymkv::CacheShape& shape, Index count)
+      : shape_(shape),
+        keys_(key_numbers(count, shape.kv_heads * shape.key_dim, 1)),
+        values_(normal_numbers(count * shape.kv_heads * shape.value_dim, 2)) {}
+
+  asymkv::Status append(asymkv::KVCache& cache, Index layer, Index count) const {
+    return cache.append(layer, asymkv::tensor(keys_.data(), count, shape_.kv_heads, shape_.key_dim),
+                        asymkv::tensor(values_.data(), count, shape_.kv_heads, shape_.value_dim));
+  }
+
+ private:
+  asymkv::CacheShape shape_;
+  std::vector<float> keys_, values_;
+};
+
+/// Appends `tokens` random tokens to every layer, the last `step` at once: only what a step's append leaves in full
+/// precision is so.
+inline asymkv::Status fill(asymkv::KVCache& cache, Index tokens, Index step) {
+  constexpr Index chunk = 1024;
+  const RandomTokens random(cache.shape(), std::max(chunk, step));
+  for (Index layer = 0; layer < cache.shape().layers; ++layer) {
+    asymkv::Status status;
+    for (Index t = 0; t < tokens - step && status.ok(); t += chunk)
+      status = random.append(cache, layer, std::min(chunk, tokens - step - t));
+    if (status.ok()) status = random.append(cache, layer, step);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
-/// Appends `tokens` random tokens to every layer, in chunks. False, with the reason, if the cache refuses.
-inline bool fill(benchmark::State& state, asymkv::KVCache& cache, Index tokens) {
-  const asymkv::CacheShape& shape = cache.shape();
-  const Index chunk = 1024;
-  const std::vector<float> keys = key_numbers(chunk, shape.kv_heads * shape.key_dim, 1);
-  const std::vector<float> values = normal_numbers(chunk * shape.kv_heads * shape.value_dim, 2);
-  for (Index layer = 0; layer < shape.layers; ++layer)
-    for (Index t = 0; t < tokens; t += chunk) {
-      const Index count = std::min(chunk, tokens - t);
-      const asymkv::Status status =
-          cache.append(layer, asymkv::tensor(keys.data(), count, shape.kv_heads, shape.key_dim),
-                       asymkv::tensor(values.data(), count, shape.kv_heads, shape.value_dim));
-      if (status.ok()) continue;
-      state.SkipWithError(status.message());
-      return false;
-    }
-  return true;
-}
-
-/// The cache of a name: `float` and `half` are dense, others policies.
+/// The cache of a name: `float`, `half` and `bfloat16` are dense, `ggml-<type>` is ggml's, others are policies. Null,
+/// with the reason in `state`, if there is none.
 inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, const std::string& name,
                                                    const asymkv::CacheShape& shape, Index tokens) {
   asymkv::CacheOptions options;
@@ -81,9 +80,38 @@ inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, cons
     state.SkipWithError(result.status().message());
     return nullptr;
   };
+#if BENCH_GGML
+  if (name.rfind("ggml-", 0) == 0) return make_ggml_cache(name.substr(5), shape, tokens);
+#endif
   if (name == "float") return own(asymkv::DenseKVCache<float>::create(shape, options));
   if (name == "half") return own(asymkv::DenseKVCache<Eigen::half>::create(shape, options));
+  if (name == "bfloat16") return own(asymkv::DenseKVCache<Eigen::bfloat16>::create(shape, options));
   return own(asymkv::AsymKVCache::create(shape, *asymkv::AsymKVPolicy::parse(name, shape.layers), options));
+}
+
+/// Bits an element of such a cache, but for its residual window.
+inline double cache_bits(const std::string& name, const asymkv::CacheShape& shape) {
+#if BENCH_GGML
+  if (name.rfind("ggml-", 0) == 0) return ggml_bits(name.substr(5));
+#endif
+  if (name == "half" || name == "bfloat16") return 16.0;
+  return asymkv::AsymKVPolicy::parse(name, shape.layers)->all_in_bits(shape);
+}
+
+/// Runs what is registered: medians of three runs in random order, unless the arguments say otherwise.
+inline int run(int argc, char** argv) {
+  std::string defaults[] = {"--benchmark_repetitions=3", "--benchmark_enable_random_interleaving=true",
+                            "--benchmark_display_aggregates_only=true"};
+  std::vector<char*> arguments(argv, argv + argc);
+  for (std::string& flag : defaults) arguments.insert(arguments.begin() + 1, flag.data());
+  argc = int(arguments.size());
+  arguments.push_back(nullptr);
+  benchmark::Initialize(&argc, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(argc, arguments.data())) return 1;
+  add_limits_to_context();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
 }
 
 }  // namespace bench
