@@ -3,6 +3,7 @@
 // Rows:
 //
 //   decode/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/t<tokens>[/<isa>]    one query token
+//   decode/.../t32768/threads<threads>/real_time                                the same in slices of attend_parallel
 //   prefill/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/t<tokens>           the last 512 tokens are the queries
 //
 // <cache> is a policy's name, float, half, bfloat16, ggml-f16, ggml-q8_0 or ggml-q4_0; rows with <isa> are forced to an
@@ -14,6 +15,7 @@
 //
 //   bench_attention --benchmark_filter='decode/.*/h(8|32)/kv8/d128/t[0-9]*$' --benchmark_format=json > result.json
 //   python3 benchmarks/report.py result.json --plot attention.svg
+#include <asymkv/thread_pool.hpp>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -30,11 +32,15 @@ constexpr Index kv_heads = 8;
 struct Row {
   std::string kind, cache;
   Index heads, dim, tokens, queries;
-  std::string isa;  // empty: the machine's best
+  std::string isa = {};  // empty: the machine's best
+  Index threads = 0;     // 0: attend, in the caller's
 
+  std::string suffix() const {
+    return (isa.empty() ? "" : "/" + isa) + (threads == 0 ? "" : "/threads" + std::to_string(threads));
+  }
   std::string name() const {
     return kind + "/" + cache + "/h" + std::to_string(heads) + "/kv" + std::to_string(kv_heads) + "/d" +
-           std::to_string(dim) + "/t" + std::to_string(tokens) + (isa.empty() ? "" : "/" + isa);
+           std::to_string(dim) + "/t" + std::to_string(tokens) + suffix();
   }
   /// Multiply-adds that scores and weighted sums need: query i sees all tokens up to its own.
   double multiply_adds() const {
@@ -79,7 +85,7 @@ std::unique_ptr<asymkv::KVCache> filled_cache(benchmark::State& state, const Row
       bench::cache_bits(row.cache, shape) / 8.0 * double(row.tokens * kv_heads * (shape.key_dim + shape.value_dim));
   shape.layers = 1 + Index(working_set / layer_bytes);
   const ForcedIsa forced(row.isa);
-  auto cache = bench::make_cache(state, row.cache, shape, row.tokens);
+  auto cache = bench::make_cache(state, row.cache, shape, row.tokens, std::max<Index>(row.threads, 1));
   if (cache == nullptr) return nullptr;
   if (const asymkv::Status status = bench::fill(*cache, row.tokens, row.queries); !status.ok()) {
     state.SkipWithError(status.message());
@@ -94,7 +100,7 @@ ColdCache* cold_cache(benchmark::State& state, const Row& row) {
   constexpr double most_kept = 3e9;
   static std::deque<ColdCache> kept;  // the newest in front
   const std::string what =
-      row.kind + row.cache + "/" + std::to_string(row.dim) + "/" + std::to_string(row.tokens) + "/" + row.isa;
+      row.kind + row.cache + "/" + std::to_string(row.dim) + "/" + std::to_string(row.tokens) + row.suffix();
   for (ColdCache& cold : kept)
     if (cold.what == what) return &cold;
   const auto total = [](double sum, const ColdCache& cold) { return sum + double(cold.cache->bytes().total()); };
@@ -152,13 +158,15 @@ void report(benchmark::State& state, const Row& row, double layer_bytes) {
 
 void attention(benchmark::State& state, const Row& row) {
   ColdCache* cold = cold_cache(state, row);
-  if (cold == nullptr) return;
+  const auto pool = asymkv::ThreadPool::create(std::max<Index>(row.threads, 1));
+  if (!pool.ok()) state.SkipWithError(pool.status().message());
+  if (cold == nullptr || !pool.ok()) return;
   const std::vector<float> queries = bench::normal_numbers(row.queries * row.heads * row.dim, 3);
   std::vector<float> output(queries.size());
   for (auto _ : state) {
     const asymkv::Status status =
-        cold->cache->attend(cold->layer, asymkv::tensor(queries.data(), row.queries, row.heads, row.dim),
-                            asymkv::tensor(output.data(), row.queries, row.heads, row.dim));
+        cold->cache->attend_parallel(cold->layer, asymkv::tensor(queries.data(), row.queries, row.heads, row.dim),
+                                     asymkv::tensor(output.data(), row.queries, row.heads, row.dim), {}, *pool);
     if (!status.ok()) return state.SkipWithError(status.message());
     cold->next_layer();
   }
@@ -167,9 +175,10 @@ void attention(benchmark::State& state, const Row& row) {
 }
 
 void add(const Row& row) {
-  benchmark::RegisterBenchmark(row.name().c_str(), [row](benchmark::State& state) {
-    attention(state, row);
-  })->Unit(benchmark::kMicrosecond);
+  auto* registered =
+      benchmark::RegisterBenchmark(row.name().c_str(), [row](benchmark::State& state) { attention(state, row); });
+  registered->Unit(benchmark::kMicrosecond);
+  if (row.threads > 0) registered->UseRealTime();  // the caller's CPU time would be that of its share
 }
 
 std::vector<std::string> presets() {
@@ -201,15 +210,18 @@ void add_all() {
   for (const std::string& cache : caches())
     for (Index heads : {8, 32}) {
       for (Index dim : {64, 128, 256})
-        for (Index tokens : {4096, 32768}) add({"decode", cache, heads, dim, tokens, 1, ""});
-      add({"decode", cache, heads, 128, 131072, 1, ""});
-      for (Index tokens : {4096, 32768}) add({"prefill", cache, heads, 128, tokens, 512, ""});
+        for (Index tokens : {4096, 32768}) add({"decode", cache, heads, dim, tokens, 1});
+      add({"decode", cache, heads, 128, 131072, 1});
+      for (Index tokens : {4096, 32768}) add({"prefill", cache, heads, 128, tokens, 512});
     }
   std::vector<std::string> forced = presets();
   for (const char* name : {"k1v1", "k2v2", "k4v4", "k8v8"}) forced.push_back(name);
   for (const std::string& isa : lesser_isas())
     for (const std::string& cache : forced)
       for (Index heads : {8, 32}) add({"decode", cache, heads, 128, 32768, 1, isa});
+  for (const char* cache : {"k1v1", "k2v2", "k4v4", "balanced-1.7", "half", "float"})
+    for (Index heads : {8, 32})
+      for (Index threads : {1, 2, 4, 8}) add({"decode", cache, heads, 128, 32768, 1, "", threads});
 }
 
 }  // namespace

@@ -72,9 +72,10 @@ inline asymkv::Status fill(asymkv::KVCache& cache, Index tokens, Index step) {
 /// The cache of a name: `float`, `half` and `bfloat16` are dense, `ggml-<type>` is ggml's, others are policies. Null,
 /// with the reason in `state`, if there is none.
 inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, const std::string& name,
-                                                   const asymkv::CacheShape& shape, Index tokens) {
+                                                   const asymkv::CacheShape& shape, Index tokens, Index threads = 1) {
   asymkv::CacheOptions options;
   options.reserve_tokens = tokens;
+  options.threads = threads;
   const auto own = [&](auto result) -> std::unique_ptr<asymkv::KVCache> {
     if (result.ok()) return std::make_unique<std::decay_t<decltype(*result)>>(std::move(*result));
     state.SkipWithError(result.status().message());
