@@ -7,8 +7,7 @@
 ASYMKV_NAMESPACE_BEGIN
 
 /// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI and VBMI2 (Ice Lake, Zen 4); neon is what every aarch64
-/// has, neondot the dot products of armv8.2 as well (Cortex-A76, Neoverse N1). Later sets of an architecture are
-/// better.
+/// has, neondot the dot products of armv8.2 as well (Cortex-A76, Neoverse N1). The later of an architecture is better.
 enum class Isa : std::uint8_t { scalar, avx2, avx512, neon, neondot };
 constexpr int isa_count = 5;
 constexpr const char* isa_name(Isa isa) noexcept {

@@ -69,6 +69,7 @@ ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
 #define ASYMKV_UNROLL  // a lane each would be unrolled too
+#define ASYMKV_INLINE inline
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
 // clang-format off
@@ -110,6 +111,10 @@ constexpr Isa kIsa = Isa::avx512;
 ASYMKV_REGION_END
 
 #endif
+
+// Vectors of four registers make functions that are called in the midst of sums too long for GCC's taste
+#undef ASYMKV_INLINE
+#define ASYMKV_INLINE __attribute__((always_inline)) inline
 
 #if ASYMKV_NEON
 

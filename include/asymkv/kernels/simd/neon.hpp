@@ -11,7 +11,7 @@ struct U32x16 {
 
 // of 32 registers a vector takes four
 constexpr int kAccumulators = 4;
-constexpr int kPanelTiles = 2;
+constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 2;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
@@ -219,8 +219,9 @@ inline void store_compressed(std::int8_t* p, std::uint64_t mask, const Bytes& a)
     p += __builtin_popcountll(mask & 255u);
   }
 }
+/// Volatile keeps these loads in order: GCC asks for all of a block's at once, for which there are too few registers.
 inline U32x16 broadcast_quad(const std::int8_t* p) {
-  std::uint32_t quad;
-  std::memcpy(&quad, p, 4);
-  return quarters<U32x16>([&](int) { return vdupq_n_u32(quad); });
+  uint32x4_t quad;
+  __asm__ volatile("ld1r {%0.4s}, %1" : "=w"(quad) : "Q"(*reinterpret_cast<const std::int8_t(*)[4]>(p)));
+  return {{quad, quad, quad, quad}};
 }
