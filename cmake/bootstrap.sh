@@ -1,5 +1,5 @@
-# bootstrap.sh: sourced by tests/run.sh and examples/demo.sh: installs what a bare Debian 12 or Ubuntu 24.04 lacks, and
-# builds the preset `release`.
+# bootstrap.sh: sourced by tests/run.sh, tests/run-aarch64.sh and examples/demo.sh: installs what a bare Debian 12 or
+# Ubuntu 24.04 lacks, and builds the preset `release`.
 
 # install_packages NAME...: installs those packages that are missing, as root or through sudo, and says so. Elsewhere
 # than on Debian and its kin CMake says what it misses.

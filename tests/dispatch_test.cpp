@@ -1,9 +1,11 @@
-// Instruction sets: decoding cpuid, forcing one, and refusing what the machine or the library does not have.
+// Instruction sets: decoding what the machine says, forcing one, and refusing what the machine or the library does not
+// have.
 #include "support/support.hpp"
 
 namespace {
 
 using namespace asymkv;
+using kernels::decode_aarch64_isas;
 using kernels::decode_isas;
 using support::ForcedIsa;
 
@@ -20,6 +22,9 @@ static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), kVnni | kVbmi2 | kGfni
 static_assert(decode_isas({kLeaf1, kAvx512, kVbmi2 | kGfni, 0xe6}) == 3, "no VNNI");
 static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kGfni, 0xe6}) == 3, "no VBMI2");
 static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kVbmi2, 0xe6}) == 3, "no GFNI");
+static_assert(decode_aarch64_isas(false, false) == 1, "scalar always");
+static_assert(decode_aarch64_isas(true, false) == 9, "NEON");
+static_assert(decode_aarch64_isas(true, true) == 25, "NEON with dot products");
 
 TEST(Dispatch, ForcingForces) {
   const CacheShape shape{1, 1, 32, 32};
@@ -31,6 +36,19 @@ TEST(Dispatch, ForcingForces) {
     EXPECT_EQ((*kernels::choose_table())->isa, isa);
   }
   EXPECT_EQ(DenseKVCache<float>::create(shape)->isa(), support::machine_isas().back());
+}
+
+TEST(Dispatch, IsasThatTheMachineLacksAreErrors) {
+  int lacking = 0;
+  for (int i = 0; i < isa_count; ++i) {
+    if (isa_supported(Isa(i))) continue;
+    ++lacking;
+    const ForcedIsa forced{Isa(i)};
+    const auto cache = DenseKVCache<float>::create({1, 1, 32, 32});
+    EXPECT_EQ(cache.status().code(), ErrorCode::unsupported) << isa_name(Isa(i));
+    EXPECT_NE(std::strstr(cache.status().message(), isa_name(Isa(i))), nullptr);
+  }
+  EXPECT_GE(lacking, 2) << "no machine has the instruction sets of two architectures";
 }
 
 TEST(Dispatch, UnknownNamesAreErrors) {

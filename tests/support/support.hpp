@@ -15,8 +15,8 @@ using RowMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::Ro
 
 inline std::vector<Isa> machine_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
-    if (asymkv::isa_supported(isa)) isas.push_back(isa);
+  for (int i = 0; i < asymkv::isa_count; ++i)
+    if (asymkv::isa_supported(Isa(i))) isas.push_back(Isa(i));
   return isas;
 }
 

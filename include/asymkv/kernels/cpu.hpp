@@ -1,10 +1,17 @@
 // cpu.hpp: which instruction sets the processor and the operating system offer. Reads cpuid and XCR0 itself: a set of
-// registers that the system does not save must not be used, and compilers' builtins differ. Used by dispatch.hpp.
+// registers that the system does not save must not be used, and compilers' builtins differ. On aarch64 the system is
+// asked, since programs cannot read the processor's own registers. Used by dispatch.hpp.
 #pragma once
 
 #include "asymkv/kernels/targets.hpp"
 #if ASYMKV_X86
 #include <cpuid.h>
+#endif
+#if ASYMKV_NEONDOT && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif ASYMKV_NEONDOT && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 ASYMKV_NAMESPACE_BEGIN
@@ -53,6 +60,40 @@ inline CpuidWords read_cpuid() noexcept {
   }
 #endif
   return words;
+}
+
+/// The same of aarch64; neither where the kernels are not compiled in.
+constexpr std::uint32_t decode_aarch64_isas(bool neon, bool dot_products) noexcept {
+  std::uint32_t isas = 1u << int(Isa::scalar);
+  if (!neon) return isas;
+  isas |= 1u << int(Isa::neon);
+  return dot_products ? isas | 1u << int(Isa::neondot) : isas;
+}
+
+/// False, too, where this unit has no use for them.
+inline bool has_dot_products() noexcept {
+#if !ASYMKV_NEONDOT
+  return false;
+#elif defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+  int has = 0;
+  std::size_t bytes = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &bytes, nullptr, 0) == 0 && has != 0;
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return true;
+#else
+  return false;
+#endif
+}
+
+/// Of this machine.
+inline std::uint32_t read_isas() noexcept {
+#if ASYMKV_X86
+  return decode_isas(read_cpuid());
+#else
+  return decode_aarch64_isas(ASYMKV_NEON, has_dot_products());
+#endif
 }
 
 }  // namespace kernels

@@ -10,12 +10,12 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
-/// Instruction sets of this machine, as decode_isas gives them. Read once: cpuid traps under virtualisation.
+/// Instruction sets of this machine, a bit each. Read once: cpuid traps under virtualisation.
 inline std::uint32_t available_isas() noexcept {
   static std::atomic<std::uint32_t> known{0};
   std::uint32_t isas = known.load(std::memory_order_relaxed);
   if (isas == 0) {
-    isas = decode_isas(read_cpuid());
+    isas = read_isas();
     known.store(isas, std::memory_order_relaxed);
   }
   return isas;
@@ -29,6 +29,14 @@ inline const Table* table_of(Isa isa) noexcept {
     case Isa::avx2:
       return avx2::table();
 #endif
+#if ASYMKV_NEON
+    case Isa::neon:
+      return neon::table();
+#endif
+#if ASYMKV_NEONDOT
+    case Isa::neondot:
+      return neondot::table();
+#endif
     default:
       return scalar::table();
   }
@@ -40,7 +48,7 @@ inline bool isa_supported(Isa isa) noexcept { return (kernels::available_isas() 
 
 namespace kernels {
 
-/// Errors: invalid_argument (ASYMKV_FORCE_ISA names nothing known), unsupported (this machine lacks it).
+/// Errors: invalid_argument (ASYMKV_FORCE_ISA names nothing known), unsupported (this machine or this build lacks it).
 inline Result<const Table*> choose_table() noexcept {
   const char* forced = std::getenv("ASYMKV_FORCE_ISA");
   for (int i = isa_count - 1; i >= 0; --i) {
@@ -49,11 +57,11 @@ inline Result<const Table*> choose_table() noexcept {
       if (isa_supported(isa)) return table_of(isa);
     } else if (std::strcmp(forced, isa_name(isa)) == 0) {
       if (isa_supported(isa)) return table_of(isa);
-      return Status::error(ErrorCode::unsupported, "ASYMKV_FORCE_ISA: this machine has no %s", forced);
+      return Status::error(ErrorCode::unsupported, "ASYMKV_FORCE_ISA: this machine, or this build, has no %s", forced);
     }
   }
-  return Status::error(ErrorCode::invalid_argument, "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512",
-                       forced);
+  return Status::error(ErrorCode::invalid_argument,
+                       "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512, neon, neondot", forced);
 }
 
 }  // namespace kernels

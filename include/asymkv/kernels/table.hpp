@@ -6,11 +6,13 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI, VBMI2 and GFNI (Ice Lake, Zen 4).
-enum class Isa : std::uint8_t { scalar, avx2, avx512 };
-constexpr int isa_count = 3;
+/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI, VBMI2 and GFNI (Ice Lake, Zen 4); neon is what every
+/// aarch64 has, neondot the dot products of armv8.2 as well (Cortex-A76, Neoverse N1). The later of an architecture is
+/// better.
+enum class Isa : std::uint8_t { scalar, avx2, avx512, neon, neondot };
+constexpr int isa_count = 5;
 constexpr const char* isa_name(Isa isa) noexcept {
-  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512"};
+  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512", "neon", "neondot"};
   return names[int(isa)];
 }
 

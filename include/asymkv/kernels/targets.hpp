@@ -1,5 +1,5 @@
 // targets.hpp: compiles the one kernel text once per instruction set. The regions let a unit built without any -m flag
-// hold AVX2 and AVX-512 code; no header is included inside one. Used by dispatch.hpp alone.
+// hold AVX2, AVX-512 and dot-product code; no header is included inside one. Used by dispatch.hpp alone.
 #pragma once
 
 #include <limits>
@@ -25,6 +25,19 @@
 #define ASYMKV_X86 0
 #endif
 
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#define ASYMKV_NEON 1
+#include <arm_neon.h>
+#else
+#define ASYMKV_NEON 0
+#endif
+// Clang 14 declares the dot products only where the whole unit may use them
+#if ASYMKV_NEON && (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__))
+#define ASYMKV_NEONDOT 1
+#else
+#define ASYMKV_NEONDOT 0
+#endif
+
 #if defined(__clang__)
 #define ASYMKV_UNROLL_FULLY _Pragma("clang loop unroll(full)")
 #define ASYMKV_REGION_AVX2 \
@@ -43,11 +56,20 @@
       _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,gfni\")")
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
+#if defined(__ARM_FEATURE_DOTPROD)  // as the unit is, which may have more than the region would
+#define ASYMKV_REGION_NEONDOT
+#define ASYMKV_REGION_NEONDOT_END
+#else
+// GCC 12's dot products want the architecture named, +dotprod alone is not enough
+#define ASYMKV_REGION_NEONDOT _Pragma("GCC push_options") _Pragma("GCC target(\"arch=armv8.2-a+dotprod\")")
+#define ASYMKV_REGION_NEONDOT_END ASYMKV_REGION_END
+#endif
 
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
 #define ASYMKV_UNROLL  // a lane each would be unrolled too
+#define ASYMKV_INLINE inline
 namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
 // clang-format off
@@ -87,6 +109,38 @@ constexpr Isa kIsa = Isa::avx512;
 #pragma GCC diagnostic pop
 #endif
 ASYMKV_REGION_END
+
+#endif
+
+// Vectors of four registers make functions that are called in the midst of sums too long for GCC's taste
+#undef ASYMKV_INLINE
+#define ASYMKV_INLINE __attribute__((always_inline)) inline
+
+#if ASYMKV_NEON
+
+namespace neon {
+constexpr Isa kIsa = Isa::neon;
+// clang-format off
+#include "asymkv/kernels/simd/neon.hpp"
+#include "asymkv/kernels/simd/neon_products.hpp"
+#include "asymkv/kernels/text/all.inl"
+// clang-format on
+}  // namespace neon
+
+#endif
+
+#if ASYMKV_NEONDOT
+
+ASYMKV_REGION_NEONDOT
+namespace neondot {
+constexpr Isa kIsa = Isa::neondot;
+// clang-format off
+#include "asymkv/kernels/simd/neon.hpp"
+#include "asymkv/kernels/simd/neondot_products.hpp"
+#include "asymkv/kernels/text/all.inl"
+// clang-format on
+}  // namespace neondot
+ASYMKV_REGION_NEONDOT_END
 
 #endif
 

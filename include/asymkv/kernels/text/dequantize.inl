@@ -70,7 +70,7 @@ inline void expand_metadata(const PanelView& panel, const PanelMetadata& metadat
 
 /// Codes of 16 lanes at the four depths of quad q of a block, in the bytes of words.
 template <int Bits>
-inline U32x16 unpack_bytes(const unsigned char* block, int q) {
+ASYMKV_INLINE U32x16 unpack_bytes(const unsigned char* block, int q) {
   constexpr Planes planes = planes_of(Bits);
   constexpr int fields = 8 / planes.low;
   const U32x16 low = load_words(block + 64 * (q / fields));
