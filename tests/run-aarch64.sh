@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what is missing (Debian 12, Ubuntu 24.04), builds the unit tests for aarch64 and runs them in emulation, which
-# takes some fifteen minutes of one core. On an aarch64 machine tests/run.sh does it all, natively.
+# Installs what is missing (Debian 12, Ubuntu 24.04), builds the unit tests for aarch64 and runs them in emulation: some
+# fifteen minutes of one core. On an aarch64 machine tests/run.sh is the one to take.
 set -eu
 cd "$(dirname "$0")/.."
 . cmake/bootstrap.sh

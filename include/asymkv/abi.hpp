@@ -193,7 +193,7 @@
 #else
 #define ASYMKV_MARK_ARM_FP16_FML
 #endif
-#if defined(__ARM_FEATURE_BF16)
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define ASYMKV_MARK_ARM_BF16 _bf16
 #else
 #define ASYMKV_MARK_ARM_BF16
