@@ -157,8 +157,8 @@ struct FittedFit {
     const F32x16 zero = broadcast(0.0f);
     const F32x16 inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
     const F32x16 shift_a = mul(sub(zero, a.lowest), inverse_a), shift_b = mul(sub(zero, b.lowest), inverse_b);
-    const auto error = [&](F32x16 value, F32x16 inverse, F32x16 shift, F32x16 sum) {
-      const F32x16 t = fma(value, inverse, shift);
+    const auto error = [&](F32x16 value, F32x16 per_distance, F32x16 shift, F32x16 sum) {
+      const F32x16 t = fma(value, per_distance, shift);
       const F32x16 e = absolute(sub(t, min(max(round_even(t), zero), levels)));
       return fma(mul(e, e), e, sum);
     };
