@@ -9,9 +9,9 @@
 // <cache> is a policy's name, float, half, bfloat16, ggml-f16, ggml-q8_0 or ggml-q4_0; rows with <isa> are forced to an
 // instruction set that is not the machine's best. A row has its counters: bytes and bytes_per_second of what the cache
 // stores for a layer; dram_share and fma_share, of the limits that limits.hpp measures in the same process, the latter
-// for fp32 (decode over codes multiplies bytes and may pass it); ns_per_token_head, per query token, cached token and
-// kv head; error, of the arithmetic: against double precision on the same rounded keys and values, over the largest
-// output. All rows take hours, so choose:
+// for fp32 (decode over codes multiplies bytes and may pass it), both of one thread; ns_per_token_head, per query
+// token, cached token and kv head; error, of the arithmetic: against double precision on the same rounded keys and
+// values, over the largest output. All rows take hours, so choose:
 //
 //   bench_attention --benchmark_filter='decode/.*/h(8|32)/kv8/d128/t[0-9]*$' --benchmark_format=json > result.json
 //   python3 benchmarks/report.py result.json --plot attention.svg
@@ -114,7 +114,8 @@ ColdCache* cold_cache(benchmark::State& state, const Row& row) {
 /// Largest difference from reference_attention, over the largest output: what the kernel's arithmetic costs. Of the
 /// last queries, which see all tokens, and one head of each kv head: all of them in double precision would take
 /// minutes.
-double attention_error(asymkv::KVCache& cache, const Row& row, const std::vector<float>& queries) {
+double attention_error(asymkv::KVCache& cache, const Row& row, const std::vector<float>& queries,
+                       const asymkv::ThreadPool& pool) {
   const Index sampled = std::min<Index>(row.queries, 4);
   const auto sample = [&](auto* numbers) {
     auto view = asymkv::tensor(numbers + (row.queries - sampled) * row.heads * row.dim, sampled, kv_heads, row.dim);
@@ -123,8 +124,8 @@ double attention_error(asymkv::KVCache& cache, const Row& row, const std::vector
     return view;
   };
   std::vector<float> output(queries.size()), expected(std::size_t(sampled * kv_heads * row.dim));
-  const auto attend = cache.attend(0, asymkv::tensor(queries.data(), row.queries, row.heads, row.dim),
-                                   asymkv::tensor(output.data(), row.queries, row.heads, row.dim));
+  const auto attend = cache.attend_parallel(0, asymkv::tensor(queries.data(), row.queries, row.heads, row.dim),
+                                            asymkv::tensor(output.data(), row.queries, row.heads, row.dim), {}, pool);
   const auto reference = asymkv::reference_attention(cache, 0, sample(queries.data()),
                                                      asymkv::tensor(expected.data(), sampled, kv_heads, row.dim));
   if (!attend.ok() || !reference.ok()) return NAN;
@@ -139,10 +140,11 @@ double attention_error(asymkv::KVCache& cache, const Row& row, const std::vector
 }
 
 /// The same numbers in every repetition, so that it is computed once.
-double known_error(asymkv::KVCache& cache, const Row& row, const std::vector<float>& queries) {
+double known_error(asymkv::KVCache& cache, const Row& row, const std::vector<float>& queries,
+                   const asymkv::ThreadPool& pool) {
   static std::map<std::string, double> known;
   const auto [entry, is_new] = known.try_emplace(row.name());
-  if (is_new) entry->second = attention_error(cache, row, queries);
+  if (is_new) entry->second = attention_error(cache, row, queries, pool);
   return entry->second;
 }
 
@@ -171,7 +173,7 @@ void attention(benchmark::State& state, const Row& row) {
     cold->next_layer();
   }
   report(state, row, cold->layer_bytes());
-  state.counters["error"] = known_error(*cold->cache, row, queries);
+  state.counters["error"] = known_error(*cold->cache, row, queries, *pool);
 }
 
 void add(const Row& row) {

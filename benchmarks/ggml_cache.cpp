@@ -23,7 +23,7 @@ struct Free {
 };
 using Context = std::unique_ptr<ggml_context, Free>;
 
-/// A context with room for `bytes` of up to 16 tensors each.
+/// A context with room for `bytes` in so many tensors.
 Context make_context(std::size_t bytes, std::size_t tensors) {
   return Context(ggml_init({bytes + tensors * (ggml_tensor_overhead() + 64), nullptr, false}));
 }

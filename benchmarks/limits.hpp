@@ -61,7 +61,8 @@ inline double read_bandwidth() {
   return measured;
 }
 
-/// Enough to hide the latency of any core's multiply-adds (5 cycles, two at a time), and few enough for 16 registers.
+/// Enough to hide the latency of any x86 core's multiply-adds (5 cycles, two at a time), and few enough for 16
+/// registers.
 constexpr int chains = 12;
 
 namespace baseline {

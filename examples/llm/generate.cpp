@@ -25,7 +25,7 @@ struct Measured {
   std::string of(Index tokens) const {
     std::ostringstream words;
     words << std::fixed << std::setprecision(1) << (seconds > 0.0 ? double(tokens) / seconds : 0.0) << " tokens/s, "
-          << (seconds > 0.0 ? 100.0 * cache_seconds / seconds : 0.0) << "% of it attention";
+          << (seconds > 0.0 ? 100.0 * cache_seconds / seconds : 0.0) << "% of it append and attend";
     return words.str();
   }
 };
@@ -78,7 +78,8 @@ void generate(const Model& model, const Tokenizer& tokenizer, const GenerateOpti
   const Matrix* logits = nullptr;
 
   const Measured prompted = measure(decoder, [&] { logits = &prefill(decoder, prompt, *cache); });
-  if (options.echo) text << options.prompt << std::flush;
+  if (options.echo)
+    for (const Token token : prompt) text << tokenizer.text(token);
   Index generated = 0;
   const Measured decoded = measure(decoder, [&] {
     for (; generated < most; ++generated) {

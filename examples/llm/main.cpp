@@ -115,7 +115,8 @@ void add_generate(CLI::App& app) {
       ->check(CLI::ExistingFile);
   prompt.require_option(1);
   command.add_option("--prompt-tokens", options.prompt_tokens, "Cut the prompt after so many tokens")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->excludes(command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template"));
   command.add_option("--policy", options.policy, "Cache, e.g. float, half, KIVI-2, balanced-1.7")
       ->capture_default_str();
   command.add_option("--tokens", options.tokens, "Most tokens to generate")
@@ -125,7 +126,6 @@ void add_generate(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   command.add_option("--seed", options.seed, "Of the draws")->capture_default_str();
-  command.add_flag("--chat", options.chat, "Put the prompt into the ChatML template");
   command.callback([state] {
     if (!state->prompt_file.empty()) state->options.prompt = read_text(state->prompt_file);
     state->options.echo = state->prompt_file.empty() && !state->options.chat;

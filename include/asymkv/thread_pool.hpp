@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "asymkv/status.hpp"
@@ -17,7 +18,8 @@ ASYMKV_NAMESPACE_BEGIN
 
 /// A fixed set of threads that do tasks together. They wait for the next tasks by yielding for a while, since those of
 /// a decode step come some tenths of a millisecond apart and a sleep and a wake-up would cost as much; then they sleep.
-/// One call at a time.
+/// One call at a time. POSIX threads, since std::thread says by an exception that there are no more; systems whose C
+/// library keeps them apart need -pthread.
 class ThreadPool {
  public:
   /// `threads` in 1..1024, the caller's included: 1 starts none. Errors: invalid_argument, out_of_memory (also where

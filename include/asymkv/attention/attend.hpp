@@ -1,6 +1,5 @@
 // attend.hpp: the attention of one layer, whole or cut into slices for several threads, whose parts of a head's tokens
-// are then merged
-// by their log-sum-exp. Used by SequenceCache, which has checked all arguments.
+// are then merged by their log-sum-exp. Used by SequenceCache, which has checked all arguments.
 #pragma once
 
 #include "asymkv/attention/parameters.hpp"
@@ -46,7 +45,8 @@ class LayerAttention {
         steps.begin += together * spans_;
       } else {
         const Index count = std::min(spans_ - span, steps.end - steps.begin);
-        run_part(unit, {first_span_ + span, first_span_ + span + count}, scratch.partial(partial++), scratch);
+        const Index first = (first_span_ + span) * page_tokens;
+        run_part(unit, {first, first + count * page_tokens}, scratch.partial(partial++), scratch);
         steps.begin += count;
       }
     }
@@ -112,16 +112,17 @@ class LayerAttention {
     block.store_output(output_, first_row_of(unit), group_);
   }
 
-  void run_part(Index unit, const Steps& spans, const PartialRows& partial, AttentionScratch& scratch) const noexcept {
+  void run_part(Index unit, const TokenRange& tokens, const PartialRows& partial,
+                AttentionScratch& scratch) const noexcept {
     RowBlock block = load(unit, 1, scratch);
     block.run([&](Index r) -> TokenRange {
       const TokenRange range = visible(first_row_of(unit) + r);
-      return {std::max(range.begin, spans.begin * page_tokens), std::min(range.end, spans.end * page_tokens)};
+      return {std::max(range.begin, tokens.begin), std::min(range.end, tokens.end)};
     });
     block.store_partial(partial);
   }
 
-  /// The sums of slices first..last add up once their weights have one maximum; they do so in the first one's place.
+  /// The sums of slices first..last add up once their weights have one maximum; they do so in the last one's place.
   void merge_row(Index unit, Index r, const SliceRange& range, Array<AttentionScratch>& scratch) const noexcept {
     float greatest = -std::numeric_limits<float>::infinity(), total = 0.0f;
     each_partial(unit, range, scratch, [&](const PartialRows& p) { greatest = std::max(greatest, p.max[r]); });

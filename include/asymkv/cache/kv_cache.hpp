@@ -43,8 +43,8 @@ class KVCache {
 
   /// Attention of the layer's last `queries.tokens` tokens over all its tokens. queries [n, heads, key_dim], output
   /// [n, heads, value_dim], heads a multiple of kv_heads (query head h reads kv head h / (heads/kv_heads)); n is at
-  /// least 1 and at most length(layer). Allocates nothing. Errors: invalid_argument, out_of_range, non_finite,
-  /// overflow; then output is untouched.
+  /// least 1 and at most length(layer). Output and queries must not overlap. Allocates nothing. Errors:
+  /// invalid_argument, out_of_range, non_finite, overflow; then output is untouched.
   virtual Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                         const AttentionParams& params = {}) noexcept = 0;
 
@@ -53,10 +53,10 @@ class KVCache {
 
   /// attend for an engine that has threads: each of nth <= threads() calls attend_slice with its own ith, all other
   /// arguments alike; when all have returned, each calls merge_slices in the same way, and when all of these have
-  /// returned, output is written. A slice is an equal part of the (kv head, tokens) to be read; where it has only some
-  /// of a head's tokens, partial sums are merged through their log-sum-exp. Outputs depend on nth within rounding, not
-  /// on the order of threads. Errors: as attend, the same for every slice, and invalid_argument (slice); no slice then
-  /// writes.
+  /// returned, output is written. A slice is an equal part of the (kv head, tokens) to be read, but for causal prefill,
+  /// where early ones are shorter; where it has only some of a head's tokens, partial sums are merged through their
+  /// log-sum-exp. Outputs depend on nth within rounding, not on the order of threads. Errors: as attend, the same for
+  /// every slice, and invalid_argument (slice); no slice then writes.
   virtual Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output,
                               const AttentionParams& params, const AttentionSlice& slice) noexcept {
     return slice.ith == 0 && slice.nth == 1 ? attend(layer, queries, output, params) : cannot_be_cut();

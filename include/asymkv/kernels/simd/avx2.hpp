@@ -256,7 +256,7 @@ template <int Bits>
 inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {dot_bytes_256<Bits>(sums.lo, codes.lo, row.lo), dot_bytes_256<Bits>(sums.hi, codes.hi, row.hi)};
 }
-/// Of two products, 127 * 128 at most each times the greatest code, 16 bits hold so many sums.
+/// A quad adds two products to each halfword, each at most 128 times the greatest code.
 template <int Bits>
 constexpr int kNarrowQuads = Bits <= 4 ? 32767 / (2 * 128 * ((1 << Bits) - 1)) : 0;
 /// The empty statement keeps GCC from making a tree of a chain of sums, for which there are too few registers.

@@ -2,7 +2,7 @@
 // simd/scalar.hpp, where all words of a row are the same. Included inside namespace kernels::neon by targets.hpp alone;
 // no include guard, no includes.
 
-/// Of two products, 127 * 128 at most each times the greatest code, 16 bits hold so many sums.
+/// A quad adds two products to each halfword, each at most 128 times the greatest code.
 template <int Bits>
 constexpr int kNarrowQuads = Bits <= 4 ? 32767 / (2 * 128 * ((1 << Bits) - 1)) : 0;
 

@@ -353,7 +353,7 @@ inline void round_planes(FoldedRow& row, const MixedSets& sets, Index depth, con
   Index at[plane_count] = {0, section, 2 * section, 3 * section};
   for (Index d = 0; d < depth; d += 64) {
     const std::uint64_t* words = sets.words[d / 64];
-    ByteTerms terms;
+    ByteTerms terms{};  // set below in any case, which GCC does not see
     const auto round = [&](float inverse_step) {
       terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
       terms = {in_order(terms.high), in_order(terms.low)};
@@ -468,7 +468,7 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
   }
 }
 
-/// Few rows: four share the unpacking where registers allow, others go one by one.
+/// Few rows: kDotRows share the unpacking, the rest go one by one.
 template <int Bits>
 inline void dot_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
   const Index together = rows.count / kDotRows * kDotRows;
