@@ -1,5 +1,5 @@
 // heap_count.cpp: counts every request to the heap by standing in front of malloc and its relatives; operator new,
-// Eigen and std::aligned_alloc all end there. Where the address sanitizer stands there already, it counts for us.
+// Eigen and std::aligned_alloc all end there. Where a sanitizer stands there already, it counts for us.
 #include "support/heap_count.hpp"
 
 #include <dlfcn.h>
@@ -8,10 +8,10 @@
 #include <cstddef>
 #include <cstdlib>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define ASYMKV_SANITIZED 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define ASYMKV_SANITIZED 1
 #endif
 #endif
