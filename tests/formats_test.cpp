@@ -1,6 +1,8 @@
 // What the formats beyond KIVI's promise: compact scales, fitted and symmetric groups, mixed widths, rotation, sinks.
 // Formulas are recomputed in double; bits are taken from the pages by hand.
 #include <algorithm>
+#include <array>
+#include <functional>
 
 #include "support/support.hpp"
 
@@ -177,62 +179,87 @@ TEST(Formats, HadamardIsOrthonormalAndItsOwnInverse) {
   }
 }
 
-/// Whether a channel has the plane of `bits` bits; its width; and the code of (token, channel): from the bytes of a
-/// panel.
-bool has_plane(const PanelLayout& layout, const unsigned char* panel, Index channel, int bits) {
-  const Index set = bits == 8 ? 0 : bits == 4 ? 1 : bits == 2 ? 2 : 3;
-  return (panel[layout.widths_offset() + set * layout.depth_stride() / 8 + channel / 8] >> (channel % 8) & 1) != 0;
-}
-int width_of(const PanelLayout& layout, const unsigned char* panel, Index channel) {
-  int width = 0;
-  for (int bits : {8, 4, 2, 1}) width += has_plane(layout, panel, channel, bits) ? bits : 0;
-  return width;
-}
-int code_of(const PanelLayout& layout, const unsigned char* panel, Index token, Index channel) {
-  int code = 0, shift = 0;
-  Index vectors = 0;
-  for (int bits : {8, 4, 2, 1}) {
-    Index before = 0, count = 0;
-    for (Index i = 0; i < layout.depth; ++i) {
-      count += has_plane(layout, panel, i, bits);
-      before += i < channel && has_plane(layout, panel, i, bits);
-    }
-    if (has_plane(layout, panel, channel, bits)) {
-      const Index vector = vectors + before * bits / 32, slot = before % (32 / bits);
-      const unsigned char byte = panel[token / 16 * layout.tile_bytes() + vector * 64 + token % 16 * 4 + slot % 4];
-      code |= (byte >> (bits * (slot / 4)) & ((1 << bits) - 1)) << shift;
-      shift += bits;
-    }
-    vectors += (count * bits + 31) / 32;
+/// A panel of mixed widths as panel.hpp describes its bytes.
+struct MixedPanel {
+  const PanelLayout& layout;
+  const unsigned char* bytes;
+
+  int width(Index channel) const {
+    int width = 0;
+    for (Index set = 0; set < 4; ++set)
+      width = 2 * width +
+              (bytes[layout.widths_offset() + set * layout.depth_stride() / 8 + channel / 8] >> (channel % 8) & 1);
+    return width;
   }
-  EXPECT_LE(vectors, layout.tile_vectors());
-  return code;
-}
+  Index count(int of_width) const {
+    Index channels = 0;
+    for (Index c = 0; c < layout.slots(); ++c) channels += width(c) == of_width;
+    return channels;
+  }
+  /// Wider channels come first, and earlier ones of the same width.
+  Index slot(Index channel) const {
+    Index before = 0;
+    for (Index c = 0; c < layout.slots(); ++c) {
+      const int difference = width(c) - width(channel);
+      before += difference > 0 || (difference == 0 && c < channel);
+    }
+    return before;
+  }
+
+  /// The code of (token, channel): the bits of its quad are collected from all vectors, as they are filled.
+  int code(Index token, Index channel) const {
+    Index quads[9] = {}, vector = 0;
+    for (int w = 0; w < 9; ++w) quads[w] = count(w) / 4;
+    const int wanted = width(channel);
+    Index ahead = slot(channel);
+    for (int w = 8; w > wanted; --w) ahead -= count(w);
+    const Index byte = ahead % 4;
+    ahead /= 4;  // quads of this width before
+    int code = -1;
+    const auto field = [&](Index in_vector, int shift, int bits) {
+      const unsigned char* word = bytes + token / 16 * layout.tile_bytes() + 64 * in_vector + token % 16 * 4;
+      return word[byte] >> shift & ((1 << bits) - 1);
+    };
+    Index used[9] = {};
+    const auto full_vectors = [&](Index number, std::vector<int> widths) {
+      for (; number > 0; --number, ++vector) {
+        int shift = 0;
+        for (int w : widths) {
+          if (w == wanted && used[w] == ahead) code = field(vector, shift, w);
+          ++used[w];
+          shift += w;
+        }
+        EXPECT_EQ(shift, 8);
+      }
+    };
+    const Index with_six = quads[6] % 4, with_five = quads[5] % 8, with_one = quads[1] % 8;
+    const Index pairs = (quads[3] - with_five - with_one) / 2, with_two = pairs % 4;
+    full_vectors(quads[8], {8});
+    full_vectors(quads[4] / 2, {4, 4});
+    full_vectors((quads[2] - with_six - with_two - 2 * with_one) / 4, {2, 2, 2, 2});
+    full_vectors(quads[1] / 8, {1, 1, 1, 1, 1, 1, 1, 1});
+    const auto blocks = [&](Index number, int each, int low, int high) {  // of quads that are cut in two
+      const int low_vectors = low * each / 8;
+      for (; number > 0; --number, vector += low_vectors + 1)
+        for (int i = 0; i < each; ++i, ++used[low + high])
+          if (wanted == low + high && used[wanted] == ahead)
+            code = field(vector + i * low / 8, i * low % 8, low) | field(vector + low_vectors, i * high, high) << low;
+    };
+    blocks(pairs / 4, 8, 2, 1);
+    blocks(quads[5] / 8, 8, 4, 1);
+    blocks(quads[6] / 4, 4, 4, 2);
+    full_vectors(with_five, {5, 3});
+    full_vectors(with_six, {6, 2});
+    full_vectors(with_two, {3, 3, 2});
+    full_vectors(with_one, {3, 2, 2, 1});
+    for (int w = 1; w < 9; ++w) EXPECT_EQ(used[w], quads[w]) << w;
+    EXPECT_LE(vector, layout.tile_vectors());
+    return code;
+  }
+};
 
 /// Error of a Gaussian channel at 0..8 bits, in 2^-16 of its variance.
 constexpr double kShare[] = {65536.0, 23808.0, 7680.0, 2261.0, 768.0, 229.0, 66.0, 19.0, 3.0};
-
-/// Least error if every channel has 8, 4, 2, 1 or 0 bits, within `vectors` vectors of 32 bits a token.
-double least_of_single_planes(std::vector<double> variances, Index vectors) {
-  std::sort(variances.rbegin(), variances.rend());
-  const Index depth = Index(variances.size());
-  double least = INFINITY;
-  for (Index eight = 0; eight <= 4 * vectors; ++eight)
-    for (Index four = 0; eight + four <= depth; ++four)
-      for (Index two = 0; eight + four + two <= depth; ++two)
-        for (Index one = 0; eight + four + two + one <= depth; ++one) {
-          if ((eight + 3) / 4 + (four + 7) / 8 + (two + 15) / 16 + (one + 31) / 32 > vectors) break;
-          const Index ends[] = {eight, eight + four, eight + four + two, eight + four + two + one, depth};
-          constexpr int widths[] = {8, 4, 2, 1, 0};
-          double error = 0.0;
-          for (Index i = 0, run = 0; i < depth; ++i) {
-            while (i >= ends[run]) ++run;
-            error += variances[std::size_t(i)] * kShare[widths[run]];
-          }
-          least = std::min(least, error);
-        }
-  return least;
-}
 
 /// Error if `bits` bits may go anywhere, one after the other to the channel that gains most: no layout can be better.
 double least_of_all(const std::vector<double>& variances, Index bits) {
@@ -251,31 +278,82 @@ double least_of_all(const std::vector<double>& variances, Index bits) {
   return error;
 }
 
-/// Widths and codes of one panel whose tokens are rows of `tokens` (rows without tokens on top stand for sinks).
+/// Least error of all ways to fill `vectors` vectors of a tile, tried one by one.
+double least_of_vectors(std::vector<double> variances, Index vectors) {
+  std::sort(variances.rbegin(), variances.rend());
+  std::vector<double> sums(1);  // of the first so many quads
+  for (std::size_t i = 0; i < variances.size(); i += 4)
+    sums.push_back(sums.back() + variances[i] + variances[i + 1] + variances[i + 2] + variances[i + 3]);
+  struct Kind {
+    Index vectors;
+    std::array<Index, 9> quads;  // of each width
+  };
+  const Kind kinds[] = {{1, {0, 0, 0, 0, 0, 0, 0, 0, 1}},
+                        {1, {0, 0, 0, 0, 2}},
+                        {1, {0, 0, 4}},
+                        {1, {0, 8}},
+                        {3, {0, 0, 0, 8}},
+                        {5, {0, 0, 0, 0, 0, 8}},
+                        {3, {0, 0, 0, 0, 0, 0, 4}},
+                        {1, {0, 0, 0, 1, 0, 1}},
+                        {1, {0, 0, 1, 0, 0, 0, 1}},
+                        {1, {0, 0, 1, 2}},
+                        {1, {0, 1, 2, 1}}};
+  double least = INFINITY;
+  std::array<Index, 9> quads{};
+  const std::function<void(std::size_t, Index)> fill = [&](std::size_t kind, Index left) {
+    if (kind == std::size(kinds)) {
+      double error = 0.0;
+      std::size_t begin = 0;
+      for (int w = 8; w >= 0; --w) {
+        const std::size_t end =
+            w == 0 ? sums.size() - 1 : std::min(sums.size() - 1, begin + std::size_t(quads[std::size_t(w)]));
+        error += (sums[end] - sums[begin]) * kShare[w];
+        begin = end;
+      }
+      least = std::min(least, error);
+      return;
+    }
+    const std::array<Index, 9> before = quads;
+    for (; left >= 0; left -= kinds[kind].vectors) {
+      fill(kind + 1, left);
+      for (std::size_t w = 0; w < 9; ++w) quads[w] += kinds[kind].quads[w];
+    }
+    quads = before;
+  };
+  fill(0, vectors);
+  return least;
+}
+
+/// Widths and codes of one panel whose tokens are rows of `tokens` (rows without tokens on top stand for sinks). Widths
+/// may be kept from the page before while they cost a tenth more.
 void expect_mixed_panel(const PanelLayout& layout, const unsigned char* panel, const RowMatrix& tokens,
-                        const RowMatrix& back) {
+                        const RowMatrix& back, bool kept) {
+  const MixedPanel mixed{layout, panel};
   std::vector<double> variances(kDim);
   double error = 0.0;
   for (Index c = 0; c < kDim; ++c) {
     const Eigen::ArrayXd x = tokens.col(c).cast<double>().array();
-    const int width = width_of(layout, panel, c);
-    ASSERT_LE(width, 8);
+    const int width = mixed.width(c);
+    ASSERT_TRUE(width <= 6 || width == 8) << width;
     variances[std::size_t(c)] = (x - x.mean()).square().mean();
     error += variances[std::size_t(c)] * kShare[width];
     if (width == 0) {
       EXPECT_NEAR(back(5, c), x.mean(), 1e-3 * std::max(1.0, std::fabs(x.mean())));
       continue;
     }
-    const double scale = compact_scales.value[panel[layout.scale_offset() + c]];
+    const Index slot = mixed.slot(c);
+    const double scale = compact_scales.value[panel[layout.scale_offset() + slot]];
     std::uint16_t zero = 0;
-    std::memcpy(&zero, panel + layout.zero_point_offset() + 2 * c, 2);
+    std::memcpy(&zero, panel + layout.zero_point_offset() + 2 * slot, 2);
     const Index empty = page_tokens - tokens.rows();
     for (Index t = 0; t < tokens.rows(); ++t)
-      EXPECT_NEAR(back(t, c), code_of(layout, panel, empty + t, c) * scale + double(half_to_float(zero)), 1e-5) << c;
-    for (Index t = 0; t < empty; ++t) EXPECT_EQ(code_of(layout, panel, t, c), 0);
+      EXPECT_NEAR(back(t, c), mixed.code(empty + t, c) * scale + double(half_to_float(zero)), 1e-5) << c;
+    for (Index t = 0; t < empty; ++t) EXPECT_EQ(mixed.code(t, c), 0);
   }
-  EXPECT_LE(error, least_of_single_planes(variances, layout.tile_vectors()) * 1.00001);
-  EXPECT_LE(error, least_of_all(variances, 32 * layout.tile_vectors()) * 1.25);
+  EXPECT_LE(error, least_of_all(variances, 32 * layout.tile_vectors()) * 1.4);
+  if (layout.tile_vectors() > 10) return;  // too many to try
+  EXPECT_LE(error, least_of_vectors(variances, layout.tile_vectors()) * (kept ? 1.12 : 1.06));
 }
 
 TEST(Formats, MixedWidthsGoWhereTheVarianceIs) {
@@ -293,7 +371,7 @@ TEST(Formats, MixedWidthsGoWhereTheVarianceIs) {
         for (Index page = 0; page < 2; ++page) {
           const Index first = page == 0 ? side.sinks().count() : 128, count = 128 * (page + 1) - first;
           expect_mixed_panel(side.layout(), side.panel(page, head), tokens.keys.block(first, head * kDim, count, kDim),
-                             read(cache, Side::keys, head, first, count));
+                             read(cache, Side::keys, head, first, count), page > 0);
         }
     }
 }
@@ -323,7 +401,7 @@ TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
   }
 }
 
-/// Attention costs less than a fiftieth of what quantization costs, and nothing but float's rounding where few rows'
+/// Attention costs less than a twentieth of what quantization costs, and nothing but float's rounding where few rows'
 /// rounding plays no part (dot.inl).
 void expect_small_error(KVCache& cache, KVCache& exact, const RowMatrix& queries, Index heads,
                         const AttentionParams& params, const std::string& what) {
@@ -333,7 +411,7 @@ void expect_small_error(KVCache& cache, KVCache& exact, const RowMatrix& queries
   ASSERT_TRUE(reference_attention(exact, 0, tensor(queries, heads), tensor(original, heads), params).ok());
   const bool rounded = queries.rows() * heads / cache.shape().kv_heads <= kernels::few_rows;
   const float quantization = (expected - original).cwiseAbs().maxCoeff();
-  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), rounded ? 1e-4f + quantization / 50.0f : 1e-4f) << what;
+  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), rounded ? 1e-4f + quantization / 20.0f : 1e-4f) << what;
 }
 
 TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {

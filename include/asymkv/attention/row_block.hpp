@@ -49,6 +49,7 @@ class RowBlock {
   void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
     each_head([&] {
       clear(this->queries());
+      ordered_by_[head_ - heads_.first] = nullptr;
       clear(sums());
       if (values_.rotated()) clear(rotated_sums());
       for (Index r = 0; r < rows_; ++r) {
@@ -160,9 +161,32 @@ class RowBlock {
   }
 
   void packed_scores(Index page) noexcept {
-    each_head([&] { clear(weights()); });
-    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().depth),
-                            left(scratch_.queries(0)), scratch_.weights(0), scratch_.kernel());
+    const bool mixed = keys_.layout().format.mixed();
+    each_head([&] {
+      clear(weights());
+      if (mixed) order_queries(page);
+    });
+    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().slots()),
+                            left(mixed ? scratch_.ordered_queries(0) : scratch_.queries(0)), scratch_.weights(0),
+                            scratch_.kernel());
+  }
+
+  /// Puts the queries of a head in the order of a page's channels, which mostly is that of the page before.
+  void order_queries(Index page) noexcept {
+    const PanelLayout& layout = keys_.layout();
+    const unsigned char* widths = keys_.panel(page, head_) + layout.widths_offset();
+    const unsigned char*& ordered_by = ordered_by_[head_ - heads_.first];
+    const bool ordered =
+        ordered_by != nullptr && std::memcmp(ordered_by, widths, std::size_t(layout.widths_bytes())) == 0;
+    ordered_by = widths;
+    if (ordered) return;
+    const ChannelOrder order = read_channel_order(layout, widths);
+    const ScratchRows ordered_rows = scratch_.ordered_queries(first_row());
+    for (Index r = 0; r < rows_; ++r) {
+      const float* from = queries().row(r);
+      float* to = ordered_rows.row(r);
+      for (Index slot = 0; slot < layout.slots(); ++slot) to[slot] = from[order.channels[slot]];
+    }
   }
 
   /// Scores of tokens [first, first + count) become weights, and their values are added.
@@ -243,6 +267,7 @@ class RowBlock {
   HeadRange heads_;
   Index rows_;
   Index head_ = 0;
+  const unsigned char* ordered_by_[attention_rows];  ///< widths by which a head's queries are ordered
 };
 
 }  // namespace detail

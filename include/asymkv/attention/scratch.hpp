@@ -39,6 +39,7 @@ class AttentionScratch {
     value_stride_ = padded_dim(value_dim);
     const Index deepest = key_stride_ > page_tokens ? key_stride_ : page_tokens;
     const Index sizes[kArrays] = {attention_rows * key_stride_,
+                                  attention_rows * key_stride_,
                                   attention_rows * page_tokens,
                                   attention_rows * page_tokens,
                                   attention_rows * value_stride_,
@@ -58,24 +59,26 @@ class AttentionScratch {
   Index bytes() const noexcept { return memory_.bytes(); }
   /// From row `first` on.
   ScratchRows queries(Index first) noexcept { return {at(0) + first * key_stride_, key_stride_}; }
-  ScratchRows weights(Index first) noexcept { return {at(1) + first * page_tokens, page_tokens}; }
-  ScratchRows shifted_weights(Index first) noexcept { return {at(2) + first * page_tokens, page_tokens}; }
-  ScratchRows sums(Index first) noexcept { return {at(3) + first * value_stride_, value_stride_}; }
+  /// Those of mixed widths, in the order of a page's channels.
+  ScratchRows ordered_queries(Index first) noexcept { return {at(1) + first * key_stride_, key_stride_}; }
+  ScratchRows weights(Index first) noexcept { return {at(2) + first * page_tokens, page_tokens}; }
+  ScratchRows shifted_weights(Index first) noexcept { return {at(3) + first * page_tokens, page_tokens}; }
+  ScratchRows sums(Index first) noexcept { return {at(4) + first * value_stride_, value_stride_}; }
   /// Sums of rotated values, apart from the others until the end.
-  ScratchRows rotated_sums(Index first) noexcept { return {at(4) + first * value_stride_, value_stride_}; }
-  float* running_max() noexcept { return at(5); }
-  float* running_sum() noexcept { return at(6); }
+  ScratchRows rotated_sums(Index first) noexcept { return {at(5) + first * value_stride_, value_stride_}; }
+  float* running_max() noexcept { return at(6); }
+  float* running_sum() noexcept { return at(7); }
   /// Of the kernels, the panels' writer and their reader, one at a time.
-  float* kernel() noexcept { return at(7); }
+  float* kernel() noexcept { return at(8); }
   /// Stays until the slices are merged.
   PartialRows partial(Index i) noexcept {
-    float* sums = at(8) + i * attention_rows * (value_stride_ + 2);
+    float* sums = at(9) + i * attention_rows * (value_stride_ + 2);
     float* max = sums + attention_rows * value_stride_;
     return {{sums, value_stride_}, max, max + attention_rows};
   }
 
  private:
-  static constexpr int kArrays = 9;
+  static constexpr int kArrays = 10;
   float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
   Buffer memory_;
   Index key_stride_ = 0, value_stride_ = 0;

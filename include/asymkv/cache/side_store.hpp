@@ -248,7 +248,10 @@ class SideStore {
     const kernels::DenseView from = dense_.view(head, 0, tokens);
     const kernels::PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
     unsigned char* panel = page.memory.data() + head * panel_bytes_;
-    if (layout_.format.mixed()) return write_mixed_panel(kernels, layout_, panel, source, page.count, tokens, scratch);
+    if (layout_.format.mixed()) {
+      const unsigned char* previous = used_pages_ > 1 ? this->panel(used_pages_ - 2, head) : nullptr;
+      return write_mixed_panel(kernels, layout_, previous, panel, source, page.count, tokens, scratch);
+    }
     const PanelRange range = config_.side == Side::keys ? PanelRange{page.count, tokens, 0, config_.dim}
                                                         : PanelRange{0, config_.dim, page.count, tokens};
     write_panel(kernels, layout_, panel, source, range, scratch);

@@ -27,19 +27,19 @@ struct CpuidWords {
 
 /// Bit `isa` is set where the instruction set can be used; scalar always can.
 constexpr std::uint32_t decode_isas(const CpuidWords& words) noexcept {
-  constexpr std::uint32_t fma_osxsave_avx_f16c = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+  constexpr std::uint32_t fma_popcnt_osxsave_avx_f16c = 1u << 12 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29;
   constexpr std::uint32_t avx2 = 1u << 5;
   constexpr std::uint32_t avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-  constexpr std::uint32_t avx512_vbmi2_gfni_vnni = 1u << 6 | 1u << 8 | 1u << 11;
+  constexpr std::uint32_t avx512_gfni_vnni = 1u << 8 | 1u << 11;
   constexpr std::uint64_t ymm_saved = 0x06;
   constexpr std::uint64_t zmm_saved = 0xe6;
   std::uint32_t isas = 1u << int(Isa::scalar);
-  if ((words.leaf1_ecx & fma_osxsave_avx_f16c) != fma_osxsave_avx_f16c) return isas;
+  if ((words.leaf1_ecx & fma_popcnt_osxsave_avx_f16c) != fma_popcnt_osxsave_avx_f16c) return isas;
   if ((words.leaf7_ebx & avx2) == 0 || (words.xcr0 & ymm_saved) != ymm_saved) return isas;
   isas |= 1u << int(Isa::avx2);
   if ((words.leaf7_ebx & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) return isas;
   if ((words.xcr0 & zmm_saved) != zmm_saved) return isas;
-  if ((words.leaf7_ecx & avx512_vbmi2_gfni_vnni) != avx512_vbmi2_gfni_vnni) return isas;
+  if ((words.leaf7_ecx & avx512_gfni_vnni) != avx512_gfni_vnni) return isas;
   return isas | 1u << int(Isa::avx512);
 }
 

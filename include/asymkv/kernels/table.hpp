@@ -6,7 +6,7 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx2 comes with FMA and F16C; avx512 is F, BW, DQ, VL, VNNI, VBMI2 and GFNI (Ice Lake, Zen 4); neon is what every
+/// avx2 comes with FMA, F16C and POPCNT; avx512 is F, BW, DQ, VL, VNNI and GFNI (Ice Lake, Zen 4); neon is what every
 /// aarch64 has, neondot the dot products of armv8.2 as well (Cortex-A76, Neoverse N1). The later of an architecture is
 /// better.
 enum class Isa : std::uint8_t { scalar, avx2, avx512, neon, neondot };
@@ -35,7 +35,7 @@ constexpr Index few_rows = 4;
 
 /// Neighbouring panels of one page, a kv head each, to multiply with or to dequantize, and how much of them to read.
 /// Rows on the left have `depth` elements and room up to a multiple of 16; results have `lanes` rounded up to 16.
-/// Mixed widths: depth is all of it.
+/// Mixed widths: depth is layout.slots(), and each panel has its rows in the order of its slots.
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;
@@ -98,14 +98,8 @@ struct DenseView {
 /// Elements of a row that is rounded for few rows: 64 at once.
 constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64); }
 
-/// Bytes of each of the two that a row's elements are cut into.
-constexpr Index row_slots(const PanelLayout& layout) noexcept {
-  return layout.format.mixed() ? mixed_slots(layout.depth) : padded_depth(layout.depth);
-}
-/// Floats of scratch that such a row needs: elements, and two bytes a slot.
-constexpr Index row_scratch(const PanelLayout& layout) noexcept {
-  return padded_depth(layout.depth) + row_slots(layout) / 2;
-}
+/// Floats of scratch that such a row needs: elements, and two bytes of each.
+constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_depth(layout.depth) / 2 * 3; }
 /// Floats of scratch that packed_product needs: few rows, or the metadata and a tile of 32 lanes.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
   return std::max(few_rows * row_scratch(layout),
@@ -130,7 +124,7 @@ struct Table {
   /// Reads the metadata of one panel as far as lanes go; zero points of symmetric formats too.
   void (*expand_metadata)(const PanelView& panel, const PanelMetadata& metadata);
   /// Dequantizes one tile of 16 lanes of one panel, depths 0..panel.depth-1: out[d][16] = fma(code, scale[d], zero
-  /// point[d]).
+  /// point[d]). Mixed widths: slots instead of depths.
   void (*dequantize)(const PanelView& panel, const PanelMetadata& metadata, Index tile, float* out);
   /// x[lane][16]: depths 0..count-1 of `lanes` lanes as floats, zero up to 16.
   void (*gather)(const PanelSource& source, Index lanes, Index count, float* x);
@@ -147,7 +141,7 @@ struct Table {
   /// Stores a batch of codes in a panel without mixed widths; other codes stay.
   void (*insert_codes)(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch);
   /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].
-  void (*pack_mixed)(const PanelLayout& layout, const PlaneOrder& order, const unsigned char* codes,
+  void (*pack_mixed)(const PanelLayout& layout, const ChannelOrder& order, const unsigned char* codes,
                      unsigned char* panel);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);

@@ -5,7 +5,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "asymkv/kernels/byte_selections.hpp"
 #include "asymkv/kernels/table.hpp"
 #include "asymkv/quantize/hadamard.hpp"
 
@@ -41,19 +40,19 @@
 #if defined(__clang__)
 #define ASYMKV_UNROLL_FULLY _Pragma("clang loop unroll(full)")
 #define ASYMKV_REGION_AVX2 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,popcnt\"))), apply_to = function)")
 // Clang wants one string literal
 // clang-format off
 #define ASYMKV_REGION_AVX512 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,gfni\"))), apply_to = function)")
+  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni\"))), apply_to = function)")
 // clang-format on
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
 #define ASYMKV_UNROLL_FULLY _Pragma("GCC unroll 16")
-#define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
+#define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,popcnt\")")
 #define ASYMKV_REGION_AVX512  \
   _Pragma("GCC push_options") \
-      _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2,gfni\")")
+      _Pragma("GCC target(\"avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni\")")
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
 #if defined(__ARM_FEATURE_DOTPROD)  // as the unit is, which may have more than the region would

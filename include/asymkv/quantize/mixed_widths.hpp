@@ -1,270 +1,398 @@
-// mixed_widths.hpp: how many bits each channel of a page of keys gets, 0 to 8, and how that is stored. Channels of real
-// keys differ widely in variance; at a given number of bits, giving them to those that vary most halves the damage.
-// Used by the panels' writer and by the kernels.
+// mixed_widths.hpp: how many bits each channel of a page of keys gets, 0 to 8, and in which order the page keeps them.
+// Channels of real keys differ widely in variance; at a given number of bits, giving them to those that vary most
+// halves the damage. Used by the panels' writer and reader, the kernels and the attention.
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "asymkv/quantize/panel.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// A channel's code is cut into planes of 8, 4, 2 and 1 bits, each at most once, the low bits in the widest; its width
-/// is their sum. 8 stands alone. So all widths from 0 to 8 are read by the kernels of four.
-constexpr int plane_count = 4;
-constexpr int plane_bits[plane_count] = {8, 4, 2, 1};
-/// Channels that a vector of each plane holds.
-constexpr Index plane_channels[plane_count] = {4, 8, 16, 32};
+/// Widths that a channel may have, in the order in which a page keeps its channels.
+constexpr int greatest_width = 8;
+constexpr int width_order[] = {8, 6, 5, 4, 3, 2, 1, 0};
 
-/// Rows in the order of mixed codes have a section for each plane: an element for each channel that has it, and 64
-/// behind them.
-constexpr Index mixed_section(Index depth) noexcept { return round_up(depth, 64) + 64; }
-constexpr Index mixed_slots(Index depth) noexcept { return plane_count * mixed_section(depth); }
-
-/// Channels of each plane in the order of their slots.
-struct PlaneOrder {
-  Index count[plane_count] = {};
-  std::uint16_t channels[plane_count][mixed_depth_limit] = {};
-  Index vectors(int plane) const noexcept { return (count[plane] + plane_channels[plane] - 1) / plane_channels[plane]; }
+/// Quads of each width, none of 7. A quad is four channels of one width; channels beyond key_dim, which fill the last,
+/// are zero.
+struct QuadCounts {
+  Index quads[greatest_width + 1] = {};
 };
 
-/// Which of the 16 channels from 16 * batch on are in a set, as bits.
-inline std::uint32_t set_mask(const unsigned char* set, Index batch) noexcept {
-  return std::uint32_t(set[2 * batch]) | std::uint32_t(set[2 * batch + 1]) << 8;
+/// The vectors of a lane tile by kind, in this order (panel.hpp): each is full, and how many there are of each kind
+/// follows from how many quads there are of each width. Quads of 5 bits lie together by eights, in blocks of five
+/// vectors, those of 6 bits by fours, in blocks of three, and what is left of them with one of 3 or 2. Quads of one bit
+/// lie together by eights, and what is left of them each with 3 + 2 + 2 bits. Other quads of 3 bits lie together by
+/// eights, in blocks of three vectors, and what is left of them in pairs with one of 2.
+struct VectorCounts {
+  Index eights, fours, twos, ones;  ///< 8 | 4 4 | 2 2 2 2 | 1 1 1 1 1 1 1 1
+  Index threes, fives, sixes;       ///< blocks of three, five and three vectors
+  Index fives_threes;               ///< 5 3, at most 7
+  Index sixes_twos;                 ///< 6 2, at most 3
+  Index threes_two;                 ///< 3 3 2, at most 3
+  Index three_twos_one;             ///< 3 2 2 1, at most 7
+
+  static VectorCounts of(const QuadCounts& counts) noexcept {
+    VectorCounts v{};
+    v.eights = counts.quads[8];
+    v.sixes = counts.quads[6] / 4;
+    v.sixes_twos = counts.quads[6] % 4;
+    v.fives = counts.quads[5] / 8;
+    v.fives_threes = counts.quads[5] % 8;
+    v.fours = counts.quads[4] / 2;
+    v.ones = counts.quads[1] / 8;
+    v.three_twos_one = counts.quads[1] % 8;
+    v.set_pairs_of_threes((counts.quads[3] - v.fives_threes - v.three_twos_one) / 2);
+    v.twos = (counts.quads[2] - v.sixes_twos - v.threes_two - 2 * v.three_twos_one) / 4;
+    return v;
+  }
+  void set_pairs_of_threes(Index pairs) noexcept {
+    threes = pairs / 4;
+    threes_two = pairs % 4;
+  }
+  Index vectors() const noexcept {
+    return eights + fours + twos + ones + 3 * threes + 5 * fives + 3 * sixes + fives_threes + sixes_twos + threes_two +
+           three_twos_one;
+  }
+  int kinds() const noexcept {
+    int count = 0;
+    for (Index n :
+         {eights, fours, twos, ones, threes, fives, sixes, fives_threes, sixes_twos, threes_two, three_twos_one})
+      count += n > 0;
+    return count;
+  }
+  QuadCounts quads() const noexcept {
+    QuadCounts counts;
+    counts.quads[8] = eights;
+    counts.quads[6] = 4 * sixes + sixes_twos;
+    counts.quads[5] = 8 * fives + fives_threes;
+    counts.quads[4] = 2 * fours;
+    counts.quads[3] = 8 * threes + fives_threes + 2 * threes_two + three_twos_one;
+    counts.quads[2] = 4 * twos + sixes_twos + threes_two + 2 * three_twos_one;
+    counts.quads[1] = 8 * ones + three_twos_one;
+    return counts;
+  }
+};
+
+/// Where a lane tile keeps a quad: `low_width` bits of it in one vector, and the others, if any, in another.
+struct QuadPlace {
+  std::uint8_t width, low_width;
+  std::uint8_t low_vector, low_shift;
+  std::uint8_t high_vector, high_shift;
+};
+
+/// All quads that have bits, in the order of the slots.
+class QuadPlaces {
+ public:
+  explicit QuadPlaces(const QuadCounts& counts) noexcept {
+    for (int width : width_order) {
+      next_[width] = count_;
+      if (width > 0) count_ += counts.quads[width];
+    }
+    const VectorCounts v = VectorCounts::of(counts);
+    add_vectors(v.eights, {8});
+    add_vectors(v.fours, {4, 4});
+    add_vectors(v.twos, {2, 2, 2, 2});
+    add_vectors(v.ones, {1, 1, 1, 1, 1, 1, 1, 1});
+    for (Index block = 0; block < v.threes; ++block, vector_ += 3)
+      for (int i = 0; i < 8; ++i) add({3, 2, at(i / 4), std::uint8_t(i % 4 * 2), at(2), std::uint8_t(i)});
+    for (Index block = 0; block < v.fives; ++block, vector_ += 5)
+      for (int i = 0; i < 8; ++i) add({5, 4, at(i / 2), std::uint8_t(i % 2 * 4), at(4), std::uint8_t(i)});
+    for (Index block = 0; block < v.sixes; ++block, vector_ += 3)
+      for (int i = 0; i < 4; ++i) add({6, 4, at(i / 2), std::uint8_t(i % 2 * 4), at(2), std::uint8_t(i * 2)});
+    add_vectors(v.fives_threes, {5, 3});
+    add_vectors(v.sixes_twos, {6, 2});
+    add_vectors(v.threes_two, {3, 3, 2});
+    add_vectors(v.three_twos_one, {3, 2, 2, 1});
+  }
+  Index count() const noexcept { return count_; }
+  const QuadPlace& operator[](Index quad) const noexcept { return places_[quad]; }
+
+ private:
+  void add_vectors(Index count, std::initializer_list<int> widths) noexcept {
+    for (; count > 0; --count, ++vector_) {
+      int shift = 0;
+      for (int width : widths) {
+        add({std::uint8_t(width), std::uint8_t(width), at(0), std::uint8_t(shift), 0, 0});
+        shift += width;
+      }
+    }
+  }
+  std::uint8_t at(Index i) const noexcept { return static_cast<std::uint8_t>(vector_ + i); }
+  void add(const QuadPlace& place) noexcept { places_[next_[place.width]++] = place; }
+
+  QuadPlace places_[mixed_depth_limit / 4];
+  Index count_ = 0;
+  Index vector_ = 0;
+  Index next_[greatest_width + 1] = {};  ///< of each width
+};
+
+/// Channels of a page in the order in which it keeps them: those of a width side by side, ascending.
+struct ChannelOrder : QuadCounts {
+  std::uint8_t channels[mixed_depth_limit] = {};  ///< in each slot
+};
+
+namespace detail {
+
+/// 64 channels' widths, a word for each binary digit.
+struct WidthDigits {
+  static constexpr int count = 4;
+  std::uint64_t words[count];
+
+  /// Channels 64 * word to 64 * word + 63, as far as there are. Set number i, of the channels whose width has digit
+  /// 8 >> i, is bit c%8 of byte c/8.
+  static WidthDigits read(const PanelLayout& layout, const unsigned char* widths, Index word) noexcept {
+    WidthDigits digits{};
+    const Index bytes = layout.width_set_bytes(), first = 8 * word;
+    const Index count_bytes = bytes - first < 8 ? bytes - first : 8;
+    for (int i = 0; i < count; ++i) {
+      const unsigned char* from = widths + i * bytes + first;
+      if (count_bytes == 8)
+        std::memcpy(&digits.words[i], from, 8);
+      else
+        std::memcpy(&digits.words[i], from, std::size_t(count_bytes));
+    }
+    return digits;
+  }
+  std::uint64_t channels_of(int width) const noexcept {
+    std::uint64_t channels = ~std::uint64_t(0);
+    for (int i = 0; i < count; ++i) channels &= (width & 8 >> i) != 0 ? words[i] : ~words[i];
+    return channels;
+  }
+};
+
+}  // namespace detail
+
+/// O(depth / 64); kernels ask once a panel.
+inline QuadCounts read_quad_counts(const PanelLayout& layout, const unsigned char* widths) noexcept {
+  Index eights = 0, fours = 0, twos = 0, ones = 0, sixes = 0, fives = 0, threes = 0;
+  const auto count = [](std::uint64_t set) { return Index(__builtin_popcountll(set)); };
+  for (Index word = 0; 64 * word < layout.slots(); ++word) {
+    const detail::WidthDigits digits = detail::WidthDigits::read(layout, widths, word);
+    const std::uint64_t four = digits.words[1], two = digits.words[2], one = digits.words[3];
+    eights += count(digits.words[0]);
+    fours += count(four);
+    twos += count(two);
+    ones += count(one);
+    sixes += count(four & two);
+    fives += count(four & one);
+    threes += count(two & one);
+  }
+  fours -= sixes + fives;
+  twos -= sixes + threes;
+  ones -= fives + threes;
+  const Index none = layout.slots() - (eights + sixes + fives + fours + threes + twos + ones);
+  return {{none / 4, ones / 4, twos / 4, threes / 4, fours / 4, fives / 4, sixes / 4, 0, eights / 4}};
 }
 
 /// O(depth).
-inline PlaneOrder read_plane_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
-  PlaneOrder order;
-  for (int plane = 0; plane < plane_count; ++plane)
-    for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch)
-      for (std::uint32_t mask = set_mask(widths + plane * layout.width_set_bytes(), batch); mask != 0; mask &= mask - 1)
-        order.channels[plane][order.count[plane]++] = std::uint16_t(16 * batch + __builtin_ctz(mask));
+inline ChannelOrder read_channel_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
+  ChannelOrder order;
+  Index slot = 0;
+  for (int width : width_order) {
+    const Index first = slot;
+    for (Index word = 0; 64 * word < layout.slots(); ++word) {
+      const Index channels = layout.slots() - 64 * word;
+      std::uint64_t mask = detail::WidthDigits::read(layout, widths, word).channels_of(width);
+      if (channels < 64) mask &= (std::uint64_t(1) << channels) - 1;
+      for (; mask != 0; mask &= mask - 1)
+        order.channels[slot++] = static_cast<std::uint8_t>(64 * word + __builtin_ctzll(mask));
+    }
+    order.quads[width] = (slot - first) / 4;
+  }
   return order;
 }
 
 /// Greatest code of each channel, for depth_stride channels.
-inline void greatest_codes(const PanelLayout& layout, const PlaneOrder& order, float* levels) noexcept {
-  std::uint8_t width[mixed_depth_limit] = {};
-  for (int p = 0; p < plane_count; ++p)
-    for (Index i = 0; i < order.count[p]; ++i)
-      width[order.channels[p][i]] = std::uint8_t(width[order.channels[p][i]] + plane_bits[p]);
-  for (Index c = 0; c < layout.depth_stride(); ++c) levels[c] = float((1 << width[c]) - 1);
+inline void greatest_codes(const PanelLayout& layout, const ChannelOrder& order, float* levels) noexcept {
+  std::fill(levels, levels + layout.depth_stride(), 0.0f);
+  Index slot = 0;
+  for (int width : width_order)
+    for (const Index end = slot + 4 * order.quads[width]; slot < end; ++slot)
+      levels[order.channels[slot]] = float((1 << width) - 1);
 }
 
 namespace detail {
 
 /// Mean squared error of a Gaussian channel at 0..8 bits, in 2^-16 of its variance (fitted levels).
-constexpr std::uint64_t width_distortion[9] = {65536, 23808, 7680, 2261, 768, 229, 66, 19, 3};
+constexpr std::uint64_t width_distortion[greatest_width + 1] = {65536, 23808, 7680, 2261, 768, 229, 66, 19, 3};
 
 /// Channels in order of their variances, largest first; whole numbers, so that every machine chooses alike.
 struct SortedVariances {
-  Index depth = 0;
+  Index slots;
   std::uint64_t variance[mixed_depth_limit];  ///< in 2^-36 of the greatest
   std::uint8_t channel[mixed_depth_limit];
 
-  SortedVariances(const float* variances, Index count) noexcept : depth(count) {
+  SortedVariances(const float* variances, Index count) noexcept : slots(count) {
     float greatest = 1e-30f;
-    for (Index c = 0; c < depth; ++c) greatest = std::max(greatest, variances[c]);
+    for (Index c = 0; c < slots; ++c) greatest = std::max(greatest, variances[c]);
     // the low 8 bits make equal ones sort by channel
-    for (Index c = 0; c < depth; ++c)
+    for (Index c = 0; c < slots; ++c)
       variance[c] = std::uint64_t(double(variances[c]) / double(greatest) * 0x1p36) << 8 | std::uint64_t(255 - c);
-    std::sort(variance, variance + depth, [](std::uint64_t a, std::uint64_t b) { return a > b; });
-    for (Index i = 0; i < depth; ++i) {
+    std::sort(variance, variance + slots, [](std::uint64_t a, std::uint64_t b) { return a > b; });
+    for (Index i = 0; i < slots; ++i) {
       channel[i] = std::uint8_t(255 - (variance[i] & 255));
       variance[i] >>= 8;
     }
   }
 };
 
-/// Vectors of each plane in a lane tile.
-struct VectorSplit {
-  Index vectors[plane_count] = {};
-};
-
-/// The best split where every channel has one plane or none. All are tried, O(vectors^3) of at most 48: what one vector
-/// gains depends on the others.
-inline VectorSplit split_by_single_planes(const SortedVariances& sorted, Index vectors) noexcept {
-  // error = sum of d(width) * variance; saved against 0 bits, by where the runs of equal width end
-  constexpr const std::uint64_t* d = width_distortion;
-  constexpr std::uint64_t gain[plane_count] = {d[4] - d[8], d[2] - d[4], d[1] - d[2], d[0] - d[1]};
-  std::uint64_t sums[mixed_depth_limit + 1] = {}, most = 0;
-  for (Index i = 0; i < sorted.depth; ++i) sums[i + 1] = sums[i] + sorted.variance[i];
-  const auto reach = [&](Index from, Index channels) { return std::min(sorted.depth, from + channels); };
-  VectorSplit best;
-  for (Index eight = 0, last8 = 0; eight <= vectors && last8 < sorted.depth; ++eight) {
-    const Index end8 = last8 = reach(0, 4 * eight);
-    for (Index four = 0, last4 = end8; eight + four <= vectors && (four == 0 || last4 < sorted.depth); ++four) {
-      const Index end4 = last4 = reach(end8, 8 * four);
-      const std::uint64_t above = gain[0] * sums[end8] + gain[1] * sums[end4];
-      for (Index two = 0; eight + four + two <= vectors; ++two) {
-        const Index end2 = reach(end4, 16 * two), end1 = reach(end2, 32 * (vectors - eight - four - two));
-        const std::uint64_t saved = above + gain[2] * sums[end2] + gain[3] * sums[end1];
-        if (saved <= most) continue;
-        most = saved;
-        best = {{eight, four, two, vectors - eight - four - two}};
-      }
+/// The error of quads in order of their variances, the widest first, by prefix sums.
+class QuadErrors {
+ public:
+  explicit QuadErrors(const SortedVariances& sorted) noexcept : quads_(sorted.slots / 4) {
+    for (Index q = 0; q < quads_; ++q) {
+      sums_[q + 1] = sums_[q];
+      for (Index i = 4 * q; i < 4 * q + 4; ++i) sums_[q + 1] += sorted.variance[i];
     }
   }
-  return best;
-}
-
-/// First index of the greatest number.
-inline int index_of_greatest(const std::uint64_t* numbers, int count) noexcept {
-  int best = 0;
-  std::uint64_t most = numbers[0];
-  for (int i = 1; i < count; ++i) {
-    best = numbers[i] > most ? i : best;
-    most = numbers[i] > most ? numbers[i] : most;
-  }
-  return best;
-}
-
-/// Single bits, each given to the channel that gains most by it.
-struct BitsGiven {
-  Index ends[9] = {};  ///< ends[w]: channels of w bits or more
-  Index left;
-
-  BitsGiven(const SortedVariances& sorted, Index bits) noexcept : left(bits) {
-    ends[0] = sorted.depth;
-    for (std::uint64_t least = std::uint64_t(1) << 52; least > 0 && give_octave(sorted, least);) least /= 2;
-    std::uint64_t gain[9] = {};
-    for (int w = 1; w <= 8; ++w) gain[w] = gain_of(sorted, w, ends);
-    for (; left > 0; --left) {
-      const int best = index_of_greatest(gain, 9);
-      if (gain[best] == 0) break;
-      ++ends[best];
-      gain[best] = gain_of(sorted, best, ends);
-      if (best < 8) gain[best + 1] = gain_of(sorted, best + 1, ends);
+  Index quads() const noexcept { return quads_; }
+  std::uint64_t of(const QuadCounts& counts) const noexcept {
+    std::uint64_t error = 0;
+    Index begin = 0;
+    for (int width = greatest_width; width >= 0; --width) {
+      const Index end = width == 0 ? quads_ : begin + counts.quads[width];
+      error += width_distortion[width] * (sums_[end] - sums_[begin]);
+      begin = end;
     }
+    return error;
+  }
+  /// What each bit gives where it is given to the quad that gains most: the best if quads could lie anyhow.
+  QuadCounts best(Index bits) const noexcept {
+    Index ends[greatest_width + 2] = {quads_};  // quads of so many bits or more
+    std::uint64_t gain[greatest_width + 1] = {};
+    const auto update = [&](int w) {
+      const Index q = ends[w];
+      gain[w] = q == ends[w - 1] ? 0 : (sums_[q + 1] - sums_[q]) * (width_distortion[w - 1] - width_distortion[w]);
+    };
+    for (int w = 1; w <= greatest_width; ++w) update(w);
+    for (; bits > 0; --bits) {
+      const int w = int(std::max_element(gain, gain + greatest_width + 1) - gain);
+      if (gain[w] == 0) break;
+      ++ends[w];
+      update(w);
+      if (w < greatest_width) update(w + 1);
+    }
+    QuadCounts counts;
+    for (int w = 0; w <= greatest_width; ++w) counts.quads[w] = ends[w] - ends[w + 1];
+    return counts;
   }
 
  private:
-  static std::uint64_t gain_of(const SortedVariances& sorted, int width, const Index* ends) noexcept {
-    if (ends[width] == ends[width - 1]) return 0;
-    return sorted.variance[ends[width]] * (width_distortion[width - 1] - width_distortion[width]);
-  }
-  /// Gives all bits that gain at least so much; false, and nothing given, where they are too many.
-  bool give_octave(const SortedVariances& sorted, std::uint64_t least) noexcept {
-    Index next[9], rest = left;
-    std::copy(ends, ends + 9, next);
-    for (int w = 1; w <= 8; ++w)
-      for (; gain_of(sorted, w, next) >= least; ++next[w]) --rest;
-    if (rest < 0) return false;
-    std::copy(next, next + 9, ends);
-    left = rest;
-    return true;
+  Index quads_;
+  std::uint64_t sums_[mixed_depth_limit / 4 + 1] = {};
+};
+
+/// How many vectors there are of each kind, but for those of ones alone, which are what is left.
+struct VectorChoice {
+  static constexpr int kinds = 7;
+  Index of[kinds];  ///< eights, quads of six and of five, fours, pairs of threes, twos, three_twos_one
+
+  /// False if there are not so many vectors or quads.
+  bool counts(Index vectors, Index quads, VectorCounts& v) const noexcept {
+    if (*std::min_element(of, of + kinds) < 0 || of[6] > 7) return false;
+    v = {of[0], of[3], of[5], 0, 0, of[2] / 8, of[1] / 4, of[2] % 8, of[1] % 4, 0, of[6]};
+    v.set_pairs_of_threes(of[4]);
+    Index quads_left = quads;
+    for (Index n : v.quads().quads) quads_left -= n;
+    const Index vectors_left = vectors - v.vectors();
+    v.ones = std::min(vectors_left, quads_left / 8);
+    return vectors_left >= 0 && quads_left >= 0;
   }
 };
 
-/// The split nearest to what single bits would do.
-inline VectorSplit split_by_single_bits(const SortedVariances& sorted, Index vectors) noexcept {
-  const BitsGiven given(sorted, 32 * vectors);
-  const Index* ends = given.ends;
-  const Index wanted[plane_count] = {ends[8], ends[4] - ends[8], ends[2] - ends[4] + ends[6] - ends[8],
-                                     ends[1] - ends[2] + ends[3] - ends[4] + ends[5] - ends[6] + ends[7] - ends[8]};
-  VectorSplit split;
-  Index left = vectors, rest[plane_count];
-  for (int p = 0; p < plane_count; ++p) {
-    split.vectors[p] = wanted[p] / plane_channels[p];
-    rest[p] = wanted[p] % plane_channels[p] * plane_bits[p];
-    left -= split.vectors[p];
+/// The vectors that give least error, where each kind costs a 64th of it, since kernels read one kind after the other.
+class VectorSearch {
+ public:
+  VectorSearch(const QuadErrors& errors, Index vectors) noexcept : errors_(errors), vectors_(vectors) {
+    const QuadCounts wanted = errors.best(8 * vectors);
+    const Index* q = wanted.quads;
+    const Index pairs = std::max<Index>(0, q[3] - q[5]) / 2;
+    // what single bits would do; the same with quads of five and six bits in blocks; nothing
+    start_from({{q[8] + q[7] / 2, q[6], q[5], q[4] / 2, pairs, q[2] / 4, 0}});
+    start_from({{q[8] + q[7] / 2, q[6] / 4 * 4, (q[5] + 7) / 8 * 8, q[4] / 2, q[3] / 2, q[2] / 4, 0}});
+    start_from({});
   }
-  for (; left > 0; --left) {  // to the planes that fill most of a vector
-    const int p = int(std::max_element(rest, rest + plane_count) - rest);
-    ++split.vectors[p];
-    rest[p] -= 32;
-  }
-  return split;
-}
+  const VectorCounts& best() const noexcept { return best_; }
 
-/// Neighbours in order of variance with the same width.
-struct WidthRun {
-  Index begin, end;
-  int width;
+ private:
+  /// Some vectors more or less of a kind or of two as long as that is better; at first less until there is room.
+  void start_from(VectorChoice choice) noexcept {
+    VectorCounts v{};
+    for (int k = 0; k < VectorChoice::kinds; ++k)
+      while (choice.of[k] > 0 && !choice.counts(vectors_, errors_.quads(), v)) --choice.of[k];
+    if (!choice.counts(vectors_, errors_.quads(), v)) return;
+    std::uint64_t least = cost_of(v);
+    keep(v, least);
+    for (bool better = true; better;) {
+      better = false;
+      const VectorChoice from = choice;
+      for (int i = 0; i <= VectorChoice::kinds; ++i)  // the last stands for no change beside j's
+        for (int j = 0; j < VectorChoice::kinds; ++j)
+          for (Index change : {Index(-1), Index(1), Index(4), Index(8), -from.of[j]}) {
+            VectorChoice changed = from;
+            changed.of[j] += change;
+            if (i < VectorChoice::kinds) changed.of[i] -= change;
+            if (change == 0 || !changed.counts(vectors_, errors_.quads(), v)) continue;
+            const std::uint64_t cost = cost_of(v);
+            if (cost >= least) continue;
+            least = cost;
+            keep(v, cost);
+            choice = changed;
+            better = true;
+          }
+    }
+  }
+  std::uint64_t cost_of(const VectorCounts& v) const noexcept {
+    const std::uint64_t error = errors_.of(v.quads());
+    return error + error / 64 * std::uint64_t(v.kinds());
+  }
+  void keep(const VectorCounts& v, std::uint64_t cost) noexcept {
+    if (cost >= least_) return;
+    least_ = cost;
+    best_ = v;
+  }
+
+  const QuadErrors& errors_;
+  Index vectors_;
+  VectorCounts best_{};
+  std::uint64_t least_ = ~std::uint64_t(0);
 };
 
-/// Widths of all channels, in runs of equal width.
-struct WidthPlan {
-  static constexpr int most_runs = 9;  ///< one for each width
-  WidthRun runs[most_runs];
-  int run_count = 0;
-
-  void add(Index begin, Index end, int width) noexcept {
-    if (begin < end) runs[run_count++] = {begin, end, width};
-  }
-  std::uint64_t error(const SortedVariances& sorted) const noexcept {
-    std::uint64_t sum = 0;
-    for (int r = 0; r < run_count; ++r)
-      for (Index i = runs[r].begin; i < runs[r].end; ++i) sum += sorted.variance[i] * width_distortion[runs[r].width];
-    return sum;
-  }
-};
-
-/// Each channel has one plane or none.
-inline WidthPlan plan_single_planes(const SortedVariances& sorted, const VectorSplit& split) noexcept {
-  WidthPlan plan;
-  Index begin = 0;
-  for (int p = 0; p < plane_count; ++p) {
-    const Index end = std::min(sorted.depth, begin + split.vectors[p] * plane_channels[p]);
-    plan.add(begin, end, plane_bits[p]);
-    begin = end;
-  }
-  plan.add(begin, sorted.depth, 0);
-  return plan;
+/// Width of one channel.
+inline int stored_width(const PanelLayout& layout, const unsigned char* widths, Index channel) noexcept {
+  int width = 0;
+  for (int i = 0; i < WidthDigits::count; ++i)
+    width = 2 * width + (widths[i * layout.width_set_bytes() + channel / 8] >> channel % 8 & 1);
+  return width;
 }
 
-/// Gives one plane to up to `count` channels, each time where it gains most; the runs are split in two by it, the first
-/// part with the plane.
-inline WidthPlan give_plane(const SortedVariances& sorted, int bits, Index count, const WidthPlan& plan) noexcept {
-  Index taken[WidthPlan::most_runs] = {};
-  std::uint64_t gain[WidthPlan::most_runs];
-  const auto update = [&](int i) {
-    const WidthRun& run = plan.runs[i];
-    const bool possible = run.width + bits <= 8 && run.begin + taken[i] < run.end;
-    gain[i] = possible ? sorted.variance[run.begin + taken[i]] *
-                             (width_distortion[run.width] - width_distortion[run.width + bits])
-                       : 0;
-  };
-  for (int i = 0; i < plan.run_count; ++i) update(i);
-  for (; count > 0; --count) {
-    const int best = index_of_greatest(gain, plan.run_count);
-    if (gain[best] == 0) break;
-    ++taken[best];
-    update(best);
+/// Chooses the width of each channel, of slots() `variances`, and writes them. Those of the page before, which may be
+/// null, are kept as long as nothing could save more than an eleventh of their error: queries then lie in the order
+/// that they have already, and which is best is mostly a matter of chance.
+inline void write_widths(const PanelLayout& layout, const float* variances, const unsigned char* previous,
+                         unsigned char* widths) noexcept {
+  const SortedVariances sorted(variances, layout.slots());
+  const QuadErrors errors(sorted);
+  if (previous != nullptr) {
+    const std::uint64_t least = errors.of(errors.best(8 * layout.tile_vectors()));
+    std::uint64_t kept = 0;
+    for (Index i = 0; i < layout.slots(); ++i)
+      kept += sorted.variance[i] * width_distortion[stored_width(layout, previous, sorted.channel[i])];
+    if (kept <= least + least / 10) {
+      std::memcpy(widths, previous, std::size_t(layout.widths_bytes()));
+      return;
+    }
   }
-  WidthPlan split;
-  for (int i = 0; i < plan.run_count; ++i) {
-    const WidthRun& run = plan.runs[i];
-    split.add(run.begin, run.begin + taken[i], run.width + bits);
-    split.add(run.begin + taken[i], run.end, run.width);
-  }
-  return split;
-}
-
-/// Channels may have several planes.
-inline WidthPlan plan_planes(const SortedVariances& sorted, const VectorSplit& split) noexcept {
-  WidthPlan plan;
-  plan.add(0, sorted.depth, 0);
-  for (int p = 0; p < plane_count; ++p)
-    plan = give_plane(sorted, plane_bits[p], split.vectors[p] * plane_channels[p], plan);
-  return plan;
-}
-
-/// Chooses the width of each channel and writes the sets. A channel of several planes is read several times, so single
-/// planes are kept unless others save more than an eighth of the error: below 2.5 bits they rarely do.
-inline void write_widths(const PanelLayout& layout, const float* variances, unsigned char* widths) noexcept {
-  const SortedVariances sorted(variances, layout.depth);
-  const WidthPlan single = plan_single_planes(sorted, split_by_single_planes(sorted, layout.tile_vectors()));
-  const WidthPlan several = plan_planes(sorted, split_by_single_bits(sorted, layout.tile_vectors()));
-  const WidthPlan& plan = several.error(sorted) < single.error(sorted) / 8 * 7 ? several : single;
+  const QuadCounts counts = VectorSearch(errors, layout.tile_vectors()).best().quads();
   std::memset(widths, 0, std::size_t(layout.widths_bytes()));
-  for (int r = 0; r < plan.run_count; ++r)
-    for (Index i = plan.runs[r].begin; i < plan.runs[r].end; ++i)
-      for (int p = 0; p < plane_count; ++p) {
-        if ((plan.runs[r].width & plane_bits[p]) == 0) continue;
-        unsigned char& byte = widths[p * layout.width_set_bytes() + sorted.channel[i] / 8];
-        byte = static_cast<unsigned char>(byte | 1u << (sorted.channel[i] % 8));
+  Index i = 0;
+  for (int width : width_order)
+    for (const Index end = width == 0 ? layout.slots() : i + 4 * counts.quads[width]; i < end; ++i)
+      for (int digit = 0; digit < WidthDigits::count; ++digit) {
+        unsigned char& byte = widths[digit * layout.width_set_bytes() + sorted.channel[i] / 8];
+        if ((width & 8 >> digit) != 0) byte = static_cast<unsigned char>(byte | 1u << sorted.channel[i] % 8);
       }
 }
 

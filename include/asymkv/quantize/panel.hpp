@@ -17,11 +17,15 @@
 //     byte 0: 0 4 8 12 16 20 24 28 | byte 1: 1 5 9 ... | byte 2: 2 6 10 ... | byte 3: 3 7 11 ... 31
 //
 // Widths that are no power of two are two planes: 3 = 2+1, 5 = 4+1, 6 = 4+2; the vectors of the low plane come first.
-// Mixed widths (keys): a channel's code is cut into planes of 8, 4, 2 and 1 bits, those that its width is the sum of,
-// the low bits in the widest. A lane tile holds mixed_halves * depth / 64 vectors, first those whose words hold the
-// 8-bit planes of 4 channels, then the 4-bit planes of 8, the 2-bit planes of 16 and the 1-bit planes of 32, channels
-// ascending in each; `widths` is four sets, of the channels that have each plane: bit c%8 of byte c/8 stands for
-// channel c (mixed_widths.hpp).
+// Mixed widths (keys): channels lie in an order of their own, those of one width side by side (mixed_widths.hpp), and
+// so do their scales and zero points. Four neighbours of one width, a quad, lie in the same bits of the vectors' bytes,
+// channel i of a quad in bytes i of the words. A lane tile is mixed_halves * depth / 64 vectors, each of one of these
+// kinds, in this order; but eight quads of 3 bits are three vectors as above, eight of 5 are five, and four of 6 three:
+//
+//   bits of a byte, low ones first:  8 | 4 4 | 2 2 2 2 | 1 1 1 1 1 1 1 1 | (3) | (5) | (6) | 5 3 | 6 2 | 3 3 2 | 3 2 2 1
+//
+// `widths` is four sets, of the channels whose width has the binary digit 8, 4, 2 and 1: bit c%8 of byte c/8 stands for
+// channel c.
 //
 // A vector load thus gives, by one shift and mask, 16 lanes x 4 depths of byte codes: what float conversion and 4-way
 // integer dot products both want. Lanes are padded to 16 and depth to 32; the padding is counted as stored.
@@ -68,6 +72,8 @@ struct PanelLayout {
   }
   constexpr Index depth_blocks() const noexcept { return (depth + block_depth - 1) / block_depth; }
   constexpr Index depth_stride() const noexcept { return round_up(depth, tile_lanes); }
+  /// Elements of rows on the left: mixed widths have whole quads of channels.
+  constexpr Index slots() const noexcept { return format.mixed() ? round_up(depth, 4) : depth; }
   constexpr Index block_bytes() const noexcept { return format.bits * 64; }
   constexpr Index tile_vectors() const noexcept {
     return format.mixed() ? (format.mixed_halves * depth + 63) / 64 : depth_blocks() * format.bits;

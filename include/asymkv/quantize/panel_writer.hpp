@@ -109,34 +109,49 @@ inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout
   }
 }
 
+/// Stores scales and zero points of all channels in the order of their slots.
+inline void store_mixed_metadata(const kernels::Table& kernels, const PanelLayout& layout, const ChannelOrder& order,
+                                 const float* scales, const float* zero_points, unsigned char* panel) noexcept {
+  for (Index first = 0; first < layout.slots(); first += tile_lanes) {
+    const Index count = std::min(tile_lanes, layout.slots() - first);
+    float ordered_scales[tile_lanes] = {}, ordered_zero_points[tile_lanes] = {};
+    for (Index i = 0; i < count; ++i) {
+      ordered_scales[i] = scales[order.channels[first + i]];
+      ordered_zero_points[i] = zero_points[order.channels[first + i]];
+    }
+    kernels.store_metadata(layout, panel, first, count, ordered_scales, ordered_zero_points);
+  }
+}
+
 /// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths, which is written whole: the
 /// other lanes get codes of 0. Tokens are gathered twice, for the variances and for the codes: all channels of a page
-/// as floats are larger than the first-level cache. `source` is the address of element (lane, 0). `scratch` has
-/// writer_scratch floats.
-inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                              const kernels::PanelSource& source, Index lane, Index lanes, float* scratch) noexcept {
+/// as floats are larger than the first-level cache. `source` is the address of element (lane, 0), `previous` the panel
+/// of the page before, or null. `scratch` has writer_scratch floats.
+inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, const unsigned char* previous,
+                              unsigned char* panel, const kernels::PanelSource& source, Index lane, Index lanes,
+                              float* scratch) noexcept {
   float variances[mixed_depth_limit];
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
     kernels.gather(detail::shifted(source, 0, d), lanes, std::min(tile_lanes, layout.depth - d), scratch);
     kernels.variances(scratch, lanes, variances + d);
   }
-  detail::write_widths(layout, variances, panel + layout.widths_offset());
-  const PlaneOrder order = read_plane_order(layout, panel + layout.widths_offset());
-  float levels[mixed_depth_limit];
+  detail::write_widths(layout, variances, previous == nullptr ? nullptr : previous + layout.widths_offset(),
+                       panel + layout.widths_offset());
+  const ChannelOrder order = read_channel_order(layout, panel + layout.widths_offset());
+  float levels[mixed_depth_limit], scales[mixed_depth_limit], zero_points[mixed_depth_limit];
   greatest_codes(layout, order, levels);
   unsigned char* codes = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
-  float scales[tile_lanes], zero_points[tile_lanes];
   kernels::GroupCoding coding = detail::coding_of(layout.format);
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
     const Index count = std::min(tile_lanes, layout.depth - d);
     unsigned char* batch = codes + d * page_tokens;
     std::memcpy(coding.levels, levels + d, sizeof coding.levels);
     kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
-    kernels.quantize(coding, scratch, lanes, scales, zero_points, batch + lane * tile_lanes);
+    kernels.quantize(coding, scratch, lanes, scales + d, zero_points + d, batch + lane * tile_lanes);
     std::memset(batch, 0, std::size_t(lane * tile_lanes));
     std::memset(batch + (lane + lanes) * tile_lanes, 0, std::size_t((page_tokens - lane - lanes) * tile_lanes));
-    kernels.store_metadata(layout, panel, d, count, scales, zero_points);
   }
+  store_mixed_metadata(kernels, layout, order, scales, zero_points, panel);
   kernels.pack_mixed(layout, order, codes, panel);
 }
 
@@ -151,12 +166,14 @@ inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayo
                        Index first, Index count, const Tensor& out, Index out_token, float* scratch) noexcept {
   const bool keys = side == Side::keys;
   const Index first_lane = keys ? first : 0, lanes = keys ? count : layout.lanes;
-  const Index first_depth = keys ? 0 : first, end_depth = keys ? layout.depth : first + count;
+  const Index first_depth = keys ? 0 : first, end_depth = keys ? layout.slots() : first + count;
   const Index metadata_count = layout.metadata_count();
   const kernels::PanelMetadata metadata{scratch, scratch + metadata_count};
   float* values = scratch + 2 * metadata_count;
   const kernels::PanelView view{layout, panel, layout.bytes(), 1, layout.lanes, end_depth, panel};
   kernels.expand_metadata(view, metadata);
+  const bool mixed = layout.format.mixed();
+  const ChannelOrder order = mixed ? read_channel_order(layout, panel + layout.widths_offset()) : ChannelOrder();
   for (Index tile = first_lane / tile_lanes; tile * tile_lanes < first_lane + lanes; ++tile) {
     kernels.dequantize(view, metadata, tile, values);
     const Index begin = std::max(first_lane, tile * tile_lanes);
@@ -164,7 +181,8 @@ inline void read_panel(const kernels::Table& kernels, Side side, const PanelLayo
     for (Index d = first_depth; d < end_depth; ++d)
       for (Index lane = begin; lane < end; ++lane) {
         const Index token = out_token + (keys ? lane : d) - first;
-        const Index channel = keys ? d : lane;
+        const Index channel = mixed ? order.channels[d] : keys ? d : lane;
+        if (keys && channel >= layout.depth) continue;
         store_scalar(out.data, out.type, token * out.token_stride + channel * out.dim_stride,
                      values[d * tile_lanes + lane % tile_lanes]);
       }

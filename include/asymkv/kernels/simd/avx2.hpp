@@ -226,17 +226,6 @@ inline void store(std::int8_t* p, Bytes a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), a.hi);
 }
-/// Eight bytes at a time, by a table of shuffles.
-inline void store_compressed(std::int8_t* p, std::uint64_t mask, Bytes a) {
-  std::int8_t bytes[64];
-  store(bytes, a);
-  for (const std::int8_t* from = bytes; mask != 0; mask >>= 8, from += 8) {
-    const auto load_8 = [](const void* x) { return _mm_loadl_epi64(static_cast<const __m128i*>(x)); };
-    const __m128i positions = load_8(detail::byte_selections.positions[mask & 255u]);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_shuffle_epi8(load_8(from), positions));
-    p += __builtin_popcountll(mask & 255u);
-  }
-}
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   int quad;
   std::memcpy(&quad, p, 4);
@@ -257,8 +246,7 @@ inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {dot_bytes_256<Bits>(sums.lo, codes.lo, row.lo), dot_bytes_256<Bits>(sums.hi, codes.hi, row.hi)};
 }
 /// A quad adds two products to each halfword, each at most 128 times the greatest code.
-template <int Bits>
-constexpr int kNarrowQuads = Bits <= 4 ? 32767 / (2 * 128 * ((1 << Bits) - 1)) : 0;
+constexpr int narrow_quads(int bits) { return 32767 / (2 * 128 * ((1 << bits) - 1)); }
 /// The empty statement keeps GCC from making a tree of a chain of sums, for which there are too few registers.
 inline __m256i dot_narrow_256(__m256i sums, __m256i codes, __m256i row) {
   sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, row));

@@ -1,4 +1,4 @@
-// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, VBMI2, GFNI): 16 lanes in one register. Meanings as in
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, GFNI): 16 lanes in one register. Meanings as in
 // simd/scalar.hpp. Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include
 // guard, no includes.
 
@@ -118,11 +118,11 @@ inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 
 /// A matrix of bits times each byte does shift and mask at once. Byte 7 - i of the matrix says which bits of the byte
-/// make bit i of the result.
+/// make bit i of the result: those of the identity, bytes moved, and `width` bytes of it kept.
 inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
-  if (shift == to) return bit_and(a, 0x01010101u * (((1u << width) - 1u) << to));
-  std::uint64_t matrix = 0;
-  for (int i = 0; i < width; ++i) matrix |= std::uint64_t(1) << (shift + i) << 8 * (7 - to - i);
+  constexpr std::uint64_t identity = 0x0102040810204080u, all = ~std::uint64_t(0);
+  const std::uint64_t moved = shift < to ? identity >> 8 * (to - shift) : identity << 8 * (shift - to);
+  const std::uint64_t matrix = moved & (all << 8 * (8 - width) >> 8 * to);
   return {_mm512_gf2p8affine_epi64_epi8(a.v, _mm512_set1_epi64(static_cast<long long>(matrix)), 0)};
 }
 inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
@@ -155,10 +155,6 @@ inline Bytes in_order(Bytes a) {
   return {_mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), a.v)};
 }
 inline void store(std::int8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
-/// Compressed in a register: compressing stores are slow on Zen 4.
-inline void store_compressed(std::int8_t* p, std::uint64_t mask, Bytes a) {
-  store(p, {_mm512_maskz_compress_epi8(__mmask64(mask), a.v)});
-}
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   int quad;
   std::memcpy(&quad, p, 4);
@@ -168,5 +164,4 @@ template <int Bits>
 inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   return {_mm512_dpbusd_epi32(sums.v, codes.v, row.v)};
 }
-template <int Bits>
-constexpr int kNarrowQuads = 0;
+constexpr int narrow_quads(int) { return 0; }

@@ -221,16 +221,6 @@ inline Bytes in_order(const Bytes& a) { return a; }
 inline void store(std::int8_t* p, const Bytes& a) {
   for (int i = 0; i < 4; ++i) vst1q_s8(p + 16 * i, a.v[i]);
 }
-/// Eight bytes at a time, by a table of shuffles.
-inline void store_compressed(std::int8_t* p, std::uint64_t mask, const Bytes& a) {
-  std::int8_t bytes[64];
-  store(bytes, a);
-  for (const std::int8_t* from = bytes; mask != 0; mask >>= 8, from += 8) {
-    const uint8x8_t positions = vld1_u8(detail::byte_selections.positions[mask & 255u]);
-    vst1_s8(p, vtbl1_s8(vld1_s8(from), vreinterpret_s8_u8(positions)));
-    p += __builtin_popcountll(mask & 255u);
-  }
-}
 /// Volatile keeps these loads in order: GCC asks for all of a block's at once, for which there are too few registers.
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   uint32x4_t quad;

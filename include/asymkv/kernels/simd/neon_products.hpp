@@ -3,8 +3,7 @@
 // no include guard, no includes.
 
 /// A quad adds two products to each halfword, each at most 128 times the greatest code.
-template <int Bits>
-constexpr int kNarrowQuads = Bits <= 4 ? 32767 / (2 * 128 * ((1 << Bits) - 1)) : 0;
+constexpr int narrow_quads(int bits) { return 32767 / (2 * 128 * ((1 << bits) - 1)); }
 
 /// Codes of up to 7 bits are signed bytes too. Their first and last halves of words go apart, so that multiplying also
 /// adds; that costs a shuffle, which all rows share.

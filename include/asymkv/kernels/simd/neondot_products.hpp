@@ -20,5 +20,4 @@ inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
   });
 }
 
-template <int Bits>
-constexpr int kNarrowQuads = 0;
+constexpr int narrow_quads(int) { return 0; }

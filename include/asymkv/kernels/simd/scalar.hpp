@@ -235,10 +235,6 @@ struct PackedQuads {
 /// The same bytes in order.
 inline Bytes in_order(const Bytes& a) { return a; }
 inline void store(std::int8_t* p, const Bytes& a) { std::memcpy(p, a.v, sizeof a.v); }
-/// Bytes whose bit is set in `mask`, side by side; all 64 bytes at p may be written.
-inline void store_compressed(std::int8_t* p, std::uint64_t mask, const Bytes& a) {
-  for (; mask != 0; mask &= mask - 1) *p++ = a.v[__builtin_ctzll(mask)];
-}
 /// Four bytes in each word.
 inline U32x16 broadcast_quad(const std::int8_t* p) {
   U32x16 r;
@@ -253,7 +249,6 @@ inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
       sums.v[i] += (codes.v[i] >> b & 255u) * std::uint32_t(std::int8_t(row.v[i] >> b & 255u));
   return sums;
 }
-/// Quads of products that dot_narrow may add before add_narrow has to add them to sums in words; 0 where there are
-/// none.
-template <int Bits>
-constexpr int kNarrowQuads = 0;
+/// Quads of products of `bits`-bit codes that dot_narrow may add before add_narrow has to add them to sums in words; 0
+/// where there are none.
+constexpr int narrow_quads(int) { return 0; }

@@ -69,7 +69,7 @@ inline void expand_metadata(const PanelView& panel, const PanelMetadata& metadat
 }
 
 /// Codes of 16 lanes at the four depths of quad q of a block, in the bytes of words.
-template <int Bits>
+template <int Bits, int Quads = 8>
 ASYMKV_INLINE U32x16 unpack_bytes(const unsigned char* block, int q) {
   constexpr Planes planes = planes_of(Bits);
   constexpr int fields = 8 / planes.low;
@@ -79,88 +79,56 @@ ASYMKV_INLINE U32x16 unpack_bytes(const unsigned char* block, int q) {
   if constexpr (planes.high == 0) return codes;
   if constexpr (planes.high != 0) {
     constexpr int high_fields = 8 / planes.high;
-    const U32x16 high = load_words(block + 64 * (planes.low + q / high_fields));
+    const U32x16 high = load_words(block + 64 * (planes.low * Quads / 8 + q / high_fields));
     return bit_or(codes, byte_fields(high, planes.high * (q % high_fields), planes.high, planes.low));
   }
 }
 
-/// The same as floats.
+/// Codes of 16 lanes of a quad of mixed widths, in the bytes of words.
+inline U32x16 mixed_bytes(const unsigned char* tile, const QuadPlace& place) {
+  const U32x16 low = byte_fields(load_words(tile + 64 * place.low_vector), place.low_shift, place.low_width, 0);
+  const int rest = place.width - place.low_width;
+  if (rest == 0) return low;
+  return bit_or(low, byte_fields(load_words(tile + 64 * place.high_vector), place.high_shift, rest, place.low_width));
+}
+
+/// What dequantizing needs to know of a whole panel: where its quads are, nothing where widths are not mixed.
+struct NoPlaces {};
 template <int Bits>
-inline void unpack_quad(const unsigned char* block, int q, F32x16 codes[4]) {
-  const U32x16 bytes = unpack_bytes<Bits>(block, q);
-  ASYMKV_UNROLL
-  for (int i = 0; i < 4; ++i) codes[i] = to_floats(bit_and(shift_right(bytes, 8 * i), 255u));
-}
-
-/// Adds one plane of `count` channels to their codes, out[channel], and makes their weights those of the next plane.
-template <int Width>
-inline void add_plane(const unsigned char* codes, const std::uint16_t* channels, Index count, float* weights,
-                      float* out, Index out_stride) {
-  for (Index slot = 0; slot < count; slot += 4) {
-    F32x16 quad[4];
-    unpack_quad<Width>(codes + slot / 32 * (Width * 64), int(slot % 32 / 4), quad);
-    for (Index i = 0; i < 4 && slot + i < count; ++i) {
-      float* to = out + channels[slot + i] * out_stride;
-      float& weight = weights[channels[slot + i]];
-      store(to, fma(quad[i], broadcast(weight), load(to)));
-      weight *= float(1 << Width);
-    }
-  }
-}
-
-/// One lane tile of mixed widths, all depths: code * scale + zero point, as dequantize_tile.
-inline void dequantize_mixed(const PanelView& panel, const PlaneOrder& order, const unsigned char* codes,
-                             const float* scales, const float* zero_points, float* out, Index out_stride) {
-  float weights[mixed_depth_limit];
-  for (Index d = 0; d < panel.depth; ++d) {
-    weights[d] = 1.0f;
-    store(out + d * out_stride, broadcast(0.0f));
-  }
-  const auto plane = [&](auto bits, int i) {
-    add_plane<bits()>(codes, order.channels[i], order.count[i], weights, out, out_stride);
-    codes += 64 * order.vectors(i);
-  };
-  plane(std::integral_constant<int, 8>(), 0);
-  plane(std::integral_constant<int, 4>(), 1);
-  plane(std::integral_constant<int, 2>(), 2);
-  plane(std::integral_constant<int, 1>(), 3);
-  for (Index d = 0; d < panel.depth; ++d)
-    store(out + d * out_stride, fma(load(out + d * out_stride), broadcast(scales[d]), broadcast(zero_points[d])));
-}
-
-/// What dequantizing needs to know of a whole panel: the order of its planes, nothing where widths are not mixed.
-struct NoOrder {};
-template <int Bits>
-inline auto plane_order(const PanelView& panel) {
+inline auto quad_places(const PanelView& panel) {
   if constexpr (Bits == kMixed)
-    return read_plane_order(panel.layout, panel.panel + panel.layout.widths_offset());
+    return QuadPlaces(read_quad_counts(panel.layout, panel.panel + panel.layout.widths_offset()));
   else
-    return NoOrder();
+    return NoPlaces();
 }
 
-/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `order` is
-/// plane_order's.
-template <int Bits, class Order>
-inline void dequantize_tile(const PanelView& panel, const PanelMetadata& metadata, const Order& order, Index tile,
+/// One lane tile, depths 0..panel.depth-1: out[d][out_stride] = fma(code, scale[d], zero point[d]). `places` are
+/// quad_places'.
+template <int Bits, class Places>
+inline void dequantize_tile(const PanelView& panel, const PanelMetadata& metadata, const Places& places, Index tile,
                             float* out, Index out_stride) {
   const unsigned char* codes = panel.panel + tile * panel.layout.tile_bytes();
   const Index group = tile * tile_lanes / panel.layout.group_size();
   const float* scales = metadata.scales + group * panel.layout.depth_stride();
   const float* zero_points = metadata.zero_points + group * panel.layout.depth_stride();
-  if constexpr (Bits == kMixed) {
-    dequantize_mixed(panel, order, codes, scales, zero_points, out, out_stride);
-  } else {
-    for (Index d = 0; d < panel.depth; d += 4) {
-      F32x16 quad[4];
-      unpack_quad<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4), quad);
-      for (Index i = 0; i < 4 && d + i < panel.depth; ++i)
-        store(out + (d + i) * out_stride, fma(quad[i], broadcast(scales[d + i]), broadcast(zero_points[d + i])));
+  const auto store_quad = [&](Index d, U32x16 bytes) {
+    const Index count = panel.depth - d < 4 ? panel.depth - d : 4;
+    for (Index i = 0; i < count; ++i) {
+      const F32x16 code = to_floats(bit_and(shift_right(bytes, int(8 * i)), 255u));
+      store(out + (d + i) * out_stride, fma(code, broadcast(scales[d + i]), broadcast(zero_points[d + i])));
     }
+  };
+  if constexpr (Bits == kMixed) {
+    for (Index d = 0; d < panel.depth; d += 4)
+      store_quad(d, d / 4 < places.count() ? mixed_bytes(codes, places[d / 4]) : zero_words());
+  } else {
+    for (Index d = 0; d < panel.depth; d += 4)
+      store_quad(d, unpack_bytes<Bits>(codes + d / block_depth * (Bits * 64), int(d % block_depth / 4)));
   }
 }
 
 inline void dequantize(const PanelView& panel, const PanelMetadata& metadata, Index tile, float* out) {
   with_bits(panel.layout.format, [&](auto bits) {
-    dequantize_tile<bits()>(panel, metadata, plane_order<bits()>(panel), tile, out, tile_lanes);
+    dequantize_tile<bits()>(panel, metadata, quad_places<bits()>(panel), tile, out, tile_lanes);
   });
 }

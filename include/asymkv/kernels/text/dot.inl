@@ -6,32 +6,28 @@
 // One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
 // error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
 //
-// Mixed widths: elements are compressed into the order of the codes, plane by plane. Where channels have several
-// planes, each plane has its own step, and the whole sums are shifted from one to the next.
 // Folding is a chain of dependent steps, so up to four rows are folded side by side before their products.
 
 /// Of the greatest element: 128 * 127, what two signed bytes hold.
 constexpr float kSteps = 16256.0f;
 
-/// The channels that have each plane of mixed widths, 64 a word, and the vectors of each in a lane tile.
-struct MixedSets {
-  std::uint64_t words[mixed_depth_limit / 64][plane_count];
-  Index vectors[plane_count];
-  bool several;  ///< some channel has more than one plane
+/// The vectors of a panel of mixed widths, and the first element in the rows of each width. all_fit: narrow sums, if
+/// the instruction set has them, hold all products.
+struct MixedTile {
+  VectorCounts vectors;
+  Index first[greatest_width + 1];
+  bool all_fit;
 };
 
 /// A row times the scales of its group, first as floats, then as bytes in the order of the codes: an element is step *
-/// (128 * high + low). An element of mixed widths is worth 2^w times as much after a plane of w bits; so where channels
-/// have several planes, later ones have steps that are as much larger as shifts say.
+/// (128 * high + low).
 struct FoldedRow {
   float* elements;  ///< [padded_depth], zero beyond depth
   std::int8_t* high;
   std::int8_t* low;
-  F32x16 greatest;                    ///< magnitudes, lane by lane
-  F32x16 biases;                      ///< sum up to row . zero points
-  float plane_greatest[plane_count];  ///< magnitudes, where channels have several planes
-  int shifts[plane_count];            ///< powers of two by which the step of plane p + 1 exceeds that of plane p
-  float step;                         ///< of plane 0
+  F32x16 greatest;  ///< magnitudes, lane by lane
+  F32x16 biases;    ///< sum up to row . zero points
+  float step;
   float bias;
 };
 
@@ -44,7 +40,7 @@ struct GroupOfRows {
 template <int RowCount>
 struct FoldedGroup : GroupOfRows {
   FoldedRow rows[RowCount];
-  MixedSets sets;
+  MixedTile mixed;
 };
 
 /// Whole sums for Tiles neighbouring lane tiles of one group.
@@ -68,14 +64,14 @@ template <int Bits>
 struct WideSums {
   static U32x16 add(U32x16 sums, U32x16 codes, U32x16 row) { return dot_bytes<Bits>(sums, codes, row); }
 };
-/// The same in pairs of halfwords, for as many products as kNarrowQuads says. A template, since few instruction sets
+/// The same in pairs of halfwords, for as many products as narrow_quads says. A template, since few instruction sets
 /// have them.
 template <class Words>
 struct NarrowSums {
   static Words add(Words sums, Words codes, Words row) { return dot_narrow(sums, codes, row); }
 };
 
-/// Quads of a row's bytes as they are compressed; those of other rows lie as PackedQuads says.
+/// Quads of a row's bytes in order, as mixed widths have them; those of other rows lie as PackedQuads says.
 struct QuadsInOrder {
   static Index base(Index depth) { return depth; }
   static constexpr int offset(int q) { return 4 * q; }
@@ -88,117 +84,241 @@ __attribute__((always_inline)) inline void clear(TileSums<RowCount, Tiles>& sums
   for (int t = 0; t < Tiles; ++t) sums.high[r][t] = sums.low[r][t] = zero_words();
 }
 
-/// Adds `blocks` blocks of Quads quads, whose first element in the rows is `depth`. This and what it is called by are
-/// inlined by force: the sums must stay in registers.
-template <class Sums, class Order, int Bits, int Quads, int RowCount, int Tiles>
-__attribute__((always_inline)) inline void add_products(CodeStream& codes, Index blocks, const FoldedRow* rows,
-                                                        Index depth, TileSums<RowCount, Tiles>& sums) {
-  constexpr Index block_bytes = 8 * Quads * Bits;
-  for (; blocks > 0; --blocks, codes.at += block_bytes, codes.next += block_bytes, depth += 4 * Quads) {
+/// Four elements of each row.
+template <int RowCount>
+struct RowQuads {
+  U32x16 high[RowCount], low[RowCount];
+  __attribute__((always_inline)) RowQuads(const FoldedRow* rows, Index at) {
+    ASYMKV_UNROLL
+    for (int r = 0; r < RowCount; ++r) {
+      high[r] = broadcast_quad(rows[r].high + at);
+      low[r] = broadcast_quad(rows[r].low + at);
+    }
+  }
+};
+
+/// Adds the products of row quads with the codes of neighbouring tiles.
+template <class Sums, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_tile(int t, U32x16 bytes, const RowQuads<RowCount>& quads,
+                                                    TileSums<RowCount, Tiles>& sums) {
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) {
+    sums.high[r][t] = Sums::add(sums.high[r][t], bytes, quads.high[r]);
+    sums.low[r][t] = Sums::add(sums.low[r][t], bytes, quads.low[r]);
+  }
+}
+
+/// Adds narrow sums to the others and clears them.
+template <int RowCount, int Tiles>
+__attribute__((always_inline)) inline void empty(TileSums<RowCount, Tiles>& narrow, TileSums<RowCount, Tiles>& sums) {
+  if constexpr (narrow_quads(1) > 0) {
+    ASYMKV_UNROLL
+    for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+    for (int t = 0; t < Tiles; ++t) {
+      sums.high[r][t] = add_narrow(sums.high[r][t], narrow.high[r][t]);
+      sums.low[r][t] = add_narrow(sums.low[r][t], narrow.low[r][t]);
+    }
+    clear(narrow);
+  }
+}
+
+/// The next vectors of all tiles.
+__attribute__((always_inline)) inline void advance(CodeStream& codes, Index vectors) {
+  codes.at += 64 * vectors;
+  codes.next += 64 * vectors;
+}
+
+/// Blocks of Quads quads of one width. `depth` is that of the first one's elements in the rows.
+template <class Order, int Bits, int Quads>
+struct BlocksOf {
+  static constexpr Index vectors = Bits * Quads / 8;
+  static constexpr int greatest_bits = Bits;
+  static constexpr int narrow_run = narrow_quads(Bits) / Quads;
+  Index depth;
+
+  template <class Sums, int RowCount, int Tiles>
+  __attribute__((always_inline)) void add(const CodeStream& codes, const FoldedRow* rows,
+                                          TileSums<RowCount, Tiles>& sums) {
     const Index base = Order::base(depth);
     ASYMKV_UNROLL
     for (int q = 0; q < Quads; ++q) {
-      U32x16 high[RowCount], low[RowCount];
-      ASYMKV_UNROLL
-      for (int r = 0; r < RowCount; ++r) {
-        high[r] = broadcast_quad(rows[r].high + base + Order::offset(q));
-        low[r] = broadcast_quad(rows[r].low + base + Order::offset(q));
-      }
+      const RowQuads<RowCount> quads(rows, base + Order::offset(q));
       ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) {
-        const U32x16 bytes = unpack_bytes<Bits>(codes.at + t * codes.tile_bytes, q);
-        if (64 * q < block_bytes) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
-        ASYMKV_UNROLL
-        for (int r = 0; r < RowCount; ++r) {
-          sums.high[r][t] = Sums::add(sums.high[r][t], bytes, high[r]);
-          sums.low[r][t] = Sums::add(sums.low[r][t], bytes, low[r]);
-        }
+        const U32x16 bytes = unpack_bytes<Bits, Quads>(codes.at + t * codes.tile_bytes, q);
+        if (q < vectors) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
+        add_tile<Sums>(t, bytes, quads, sums);
+      }
+    }
+    depth += 4 * Quads;
+  }
+};
+
+/// Some neighbouring quads of a vector, of one width.
+template <int Width, int Quads>
+struct Part {
+  static constexpr int width = Width, quads = Quads;
+  static constexpr int greatest_sum = Quads * ((1 << Width) - 1);
+};
+
+/// Vectors of two or three parts, the widest first. `depths` are those of the first elements of each in the rows.
+template <class... Parts>
+struct VectorsOf {
+  static constexpr Index vectors = 1;
+  static constexpr int greatest_bits = std::max({Parts::width...});
+  static constexpr int narrow_run = narrow_quads(1) / (Parts::greatest_sum + ...);
+  Index depths[sizeof...(Parts)];
+
+  template <class Sums, int RowCount, int Tiles>
+  __attribute__((always_inline)) void add(const CodeStream& codes, const FoldedRow* rows,
+                                          TileSums<RowCount, Tiles>& sums) {
+    ASYMKV_UNROLL
+    for (int t = 0; t < Tiles; ++t) __builtin_prefetch(codes.next + t * codes.tile_bytes, 0, kSecondLevel);
+    int shift = 0, part = 0;
+    (add_part<Sums, Parts>(codes, rows, depths[part++], shift, sums), ...);
+  }
+
+ private:
+  template <class Sums, class Quads, int RowCount, int Tiles>
+  __attribute__((always_inline)) static void add_part(const CodeStream& codes, const FoldedRow* rows, Index& depth,
+                                                      int& shift, TileSums<RowCount, Tiles>& sums) {
+    ASYMKV_UNROLL
+    for (int q = 0; q < Quads::quads; ++q, shift += Quads::width, depth += 4) {
+      const RowQuads<RowCount> quads(rows, depth);
+      ASYMKV_UNROLL
+      for (int t = 0; t < Tiles; ++t) {
+        const U32x16 vector = load_words(codes.at + t * codes.tile_bytes);
+        add_tile<Sums>(t, byte_fields(vector, shift, Quads::width, 0), quads, sums);
       }
     }
   }
-}
+};
 
-/// The same, in narrow sums as long as these hold, where the instruction set has them.
-template <class Order, int Bits, int Quads, int RowCount, int Tiles>
-__attribute__((always_inline)) inline void add_blocks(CodeStream& codes, Index blocks, const FoldedRow* rows,
-                                                      Index depth, TileSums<RowCount, Tiles>& sums) {
-  constexpr Index run = kNarrowQuads<Bits> / Quads;
+/// Adds `blocks` blocks, in narrow sums as long as these hold, where the instruction set has them. This and what it
+/// calls are inlined by force: the sums must stay in registers.
+template <class Blocks, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_blocks(CodeStream codes, Index blocks, Blocks block,
+                                                      const FoldedRow* rows, TileSums<RowCount, Tiles>& sums) {
+  constexpr Index run = Blocks::narrow_run;
   if constexpr (run == 0) {
-    add_products<WideSums<Bits>, Order, Bits, Quads>(codes, blocks, rows, depth, sums);
+    for (; blocks > 0; --blocks, advance(codes, Blocks::vectors))
+      block.template add<WideSums<Blocks::greatest_bits>>(codes, rows, sums);
   } else {
-    for (; blocks > 0; blocks -= run, depth += 4 * Quads * run) {
-      TileSums<RowCount, Tiles> narrow;
-      clear(narrow);
-      add_products<NarrowSums<U32x16>, Order, Bits, Quads>(codes, blocks < run ? blocks : run, rows, depth, narrow);
-      ASYMKV_UNROLL
-      for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-      for (int t = 0; t < Tiles; ++t) {
-        sums.high[r][t] = add_narrow(sums.high[r][t], narrow.high[r][t]);
-        sums.low[r][t] = add_narrow(sums.low[r][t], narrow.low[r][t]);
-      }
+    TileSums<RowCount, Tiles> narrow;
+    clear(narrow);
+    while (blocks > 0) {
+      for (Index end = blocks < run ? 0 : blocks - run; blocks > end; --blocks, advance(codes, Blocks::vectors))
+        block.template add<NarrowSums<U32x16>>(codes, rows, narrow);
+      empty(narrow, sums);
     }
   }
 }
 
-/// Makes sums of plane p + 1 those of plane p.
-template <int RowCount, int Tiles>
-__attribute__((always_inline)) inline void shift_sums(const FoldedRow* rows, int p, TileSums<RowCount, Tiles>& sums) {
-  ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) {
-    sums.high[r][t] = shift_left(sums.high[r][t], rows[r].shifts[p]);
-    sums.low[r][t] = shift_left(sums.low[r][t], rows[r].shifts[p]);
+/// The same where narrow sums hold all that there is.
+template <class Blocks, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_narrow_blocks(CodeStream codes, Index blocks, Blocks block,
+                                                             const FoldedRow* rows, TileSums<RowCount, Tiles>& narrow) {
+  for (; blocks > 0; --blocks, advance(codes, Blocks::vectors))
+    block.template add<NarrowSums<U32x16>>(codes, rows, narrow);
+}
+
+/// Sums of all lane tiles of a page, Tiles at once.
+template <int RowCount>
+struct PageSums {
+  static constexpr int tiles = std::max(1, kPanelTiles / RowCount);
+  static constexpr int count = int(page_tokens / tile_lanes) / tiles;
+  TileSums<RowCount, tiles> sums[count];
+};
+
+/// One kind of vectors of mixed widths, in all lane tiles. The kinds are the outer loop: how many there are of each
+/// differs from panel to panel, and a loop's end that was not foreseen costs more than sums kept in memory.
+template <class Blocks, int RowCount>
+__attribute__((noinline)) inline void add_kind(CodeStream codes, Index blocks, Blocks block,
+                                               const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
+  for (auto& kept : page.sums) {
+    auto sums = kept;
+    if constexpr (Blocks::narrow_run > 0) {
+      if (group.mixed.all_fit)
+        add_narrow_blocks(codes, blocks, block, group.rows, sums);
+      else
+        add_blocks(codes, blocks, block, group.rows, sums);
+    } else {
+      add_blocks(codes, blocks, block, group.rows, sums);
+    }
+    kept = sums;
+    codes.at += PageSums<RowCount>::tiles * codes.tile_bytes;
+    codes.next += PageSums<RowCount>::tiles * codes.tile_bytes;
   }
 }
 
-/// All planes of mixed widths, the last one first.
-template <int RowCount, int Tiles>
-__attribute__((always_inline)) inline void add_planes(const CodeStream& codes, Index depth,
-                                                      const FoldedGroup<RowCount>& group,
-                                                      TileSums<RowCount, Tiles>& sums) {
-  const Index* vectors = group.sets.vectors;
-  const Index section = mixed_section(depth);
-  CodeStream plane = codes;
-  const auto seek = [&](Index vector) {
-    plane.at = codes.at + 64 * vector;
-    plane.next = codes.next + 64 * vector;
+/// All vectors of mixed widths.
+template <int RowCount>
+inline void add_mixed(CodeStream codes, const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
+  const VectorCounts& v = group.mixed.vectors;
+  const Index* first = group.mixed.first;
+  const auto add = [&](Index count, auto block) {
+    if (count > 0) add_kind(codes, count, block, group, page);
+    advance(codes, count * block.vectors);
   };
-  seek(vectors[0] + vectors[1] + vectors[2]);
-  add_blocks<QuadsInOrder, 1, 8>(plane, vectors[3], group.rows, section * 3, sums);
-  if (group.sets.several) shift_sums(group.rows, 2, sums);
-  seek(vectors[0] + vectors[1]);
-  add_blocks<QuadsInOrder, 2, 4>(plane, vectors[2], group.rows, section * 2, sums);
-  if (group.sets.several) shift_sums(group.rows, 1, sums);
-  seek(vectors[0]);
-  add_blocks<QuadsInOrder, 4, 2>(plane, vectors[1], group.rows, section, sums);
-  if (group.sets.several) shift_sums(group.rows, 0, sums);
-  seek(0);
-  add_blocks<QuadsInOrder, 8, 1>(plane, vectors[0], group.rows, 0, sums);
+  add(v.eights, BlocksOf<QuadsInOrder, 8, 1>{first[8]});
+  add(v.fours, BlocksOf<QuadsInOrder, 4, 2>{first[4]});
+  add(v.twos, BlocksOf<QuadsInOrder, 2, 4>{first[2]});
+  add(v.ones, BlocksOf<QuadsInOrder, 1, 8>{first[1]});
+  add(v.threes, BlocksOf<QuadsInOrder, 3, 8>{first[3]});
+  add(v.fives, BlocksOf<QuadsInOrder, 5, 8>{first[5]});
+  add(v.sixes, BlocksOf<QuadsInOrder, 6, 4>{first[6]});
+  Index threes = first[3] + 32 * v.threes, twos = first[2] + 16 * v.twos;
+  add(v.fives_threes, VectorsOf<Part<5, 1>, Part<3, 1>>{{first[5] + 32 * v.fives, threes}});
+  threes += 4 * v.fives_threes;
+  add(v.sixes_twos, VectorsOf<Part<6, 1>, Part<2, 1>>{{first[6] + 16 * v.sixes, twos}});
+  twos += 4 * v.sixes_twos;
+  add(v.threes_two, VectorsOf<Part<3, 2>, Part<2, 1>>{{threes, twos}});
+  threes += 8 * v.threes_two;
+  twos += 4 * v.threes_two;
+  add(v.three_twos_one, VectorsOf<Part<3, 1>, Part<2, 2>, Part<1, 1>>{{threes, twos, first[1] + 32 * v.ones}});
+  if (!group.mixed.all_fit) return;
+  for (auto& sums : page.sums) {
+    auto narrow = sums;
+    clear(sums);
+    empty(narrow, sums);
+  }
 }
 
-/// Adds the products of Tiles neighbouring lane tiles, bias included, to the results.
+/// Adds sums, bias included, to the results of neighbouring lane tiles.
+template <int RowCount, int Tiles>
+inline void add_sums(const TileSums<RowCount, Tiles>& sums, const FoldedRow* rows, const ResultRows& result) {
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) {
+    const F32x16 step = broadcast(rows[r].step), bias = broadcast(rows[r].bias);
+    ASYMKV_UNROLL
+    for (int t = 0; t < Tiles; ++t) {
+      const F32x16 whole = madd(to_floats(sums.high[r][t]), broadcast(128.0f), to_floats(sums.low[r][t]));
+      float* lanes = result.data + r * result.stride + t * tile_lanes;
+      store(lanes, add(load(lanes), madd(whole, step, bias)));
+    }
+  }
+}
+
+/// Adds the products of Tiles neighbouring lane tiles to the results.
 template <int Bits, int RowCount, int Tiles>
 inline void dot_tiles(const PanelView& panel, Index tile, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
   TileSums<RowCount, Tiles> sums;
   clear(sums);
   const Index tile_bytes = panel.layout.tile_bytes();
-  CodeStream codes{panel.panel + tile * tile_bytes, panel.next + tile * tile_bytes, tile_bytes};
-  if constexpr (Bits == kMixed)
-    add_planes(codes, panel.layout.depth, group, sums);
-  else
-    add_blocks<PackedQuads, Bits, 8>(codes, (panel.depth + block_depth - 1) / block_depth, group.rows, 0, sums);
-  float* to = result.data + tile * tile_lanes;
-  ASYMKV_UNROLL
-  for (int r = 0; r < RowCount; ++r) {
-    const F32x16 step = broadcast(group.rows[r].step), bias = broadcast(group.rows[r].bias);
-    ASYMKV_UNROLL
-    for (int t = 0; t < Tiles; ++t) {
-      const F32x16 whole = madd(to_floats(sums.high[r][t]), broadcast(128.0f), to_floats(sums.low[r][t]));
-      float* lanes = to + r * result.stride + t * tile_lanes;
-      store(lanes, add(load(lanes), madd(whole, step, bias)));
-    }
-  }
+  add_blocks(CodeStream{panel.panel + tile * tile_bytes, panel.next + tile * tile_bytes, tile_bytes},
+             (panel.depth + block_depth - 1) / block_depth, BlocksOf<PackedQuads, Bits, 8>{0}, group.rows, sums);
+  add_sums(sums, group.rows, {result.data + tile * tile_lanes, result.stride});
+}
+
+/// Adds those of a whole panel of mixed widths.
+template <int RowCount>
+inline void dot_mixed(const PanelView& panel, const FoldedGroup<RowCount>& group, const ResultRows& result) {
+  PageSums<RowCount> page;
+  for (auto& sums : page.sums) clear(sums);
+  add_mixed({panel.panel, panel.next, panel.layout.tile_bytes()}, group, page);
+  for (int i = 0; i < page.count; ++i)
+    add_sums(page.sums[i], group.rows, {result.data + i * page.tiles * tile_lanes, result.stride});
 }
 
 /// The first stage of a folded row: elements, greatest and biases. What the row holds beyond depth plays no part.
@@ -249,127 +369,28 @@ inline float set_step(FoldedRow& row) {
   return zero ? 0.0f : kSteps / greatest;
 }
 
-/// The third stage: bytes.
+/// The third stage: bytes, those of mixed widths in order.
+template <int Bits>
 inline void round_row(const FoldedRow& row, Index depth, float inverse_step) {
   for (Index d = 0; d < padded_depth(depth); d += 64) {
     const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
-    store(row.high + d, terms.high);
-    store(row.low + d, terms.low);
+    store(row.high + d, Bits == kMixed ? in_order(terms.high) : terms.high);
+    store(row.low + d, Bits == kMixed ? in_order(terms.low) : terms.low);
   }
 }
 
-/// Up to 8 bytes.
-inline std::uint64_t read_word(const unsigned char* from, Index bytes) {
-  std::uint64_t word = 0;
-  if (bytes >= 8)
-    std::memcpy(&word, from, 8);
-  else
-    std::memcpy(&word, from, std::size_t(bytes));
-  return word;
-}
-
-inline void read_sets(const PanelLayout& layout, const unsigned char* panel, MixedSets& sets) {
-  const Index bytes = layout.width_set_bytes();
-  const unsigned char* set = panel + layout.widths_offset();
-  Index channels[plane_count] = {};
-  std::uint64_t several = 0;
-  for (Index first = 0; first < bytes; first += 8) {
-    std::uint64_t* words = sets.words[first / 8];
-    std::uint64_t seen = 0;
-    ASYMKV_UNROLL
-    for (int p = 0; p < plane_count; ++p) {
-      words[p] = read_word(set + p * bytes + first, bytes - first);
-      channels[p] += __builtin_popcountll(words[p]);
-      several |= seen & words[p];
-      seen |= words[p];
-    }
+/// Narrow sums hold as many quads of one-bit codes as narrow_quads(1), or as many fewer of wider ones as their greatest
+/// code is greater.
+inline void read_mixed(const PanelLayout& layout, const unsigned char* panel, MixedTile& mixed) {
+  const QuadCounts counts = read_quad_counts(layout, panel + layout.widths_offset());
+  mixed.vectors = VectorCounts::of(counts);
+  Index first = 0, filled = 0;
+  for (int width : width_order) {
+    mixed.first[width] = first;
+    first += 4 * counts.quads[width];
+    filled += counts.quads[width] * ((1 << width) - 1);
   }
-  ASYMKV_UNROLL
-  for (int p = 0; p < plane_count; ++p) sets.vectors[p] = (channels[p] + plane_channels[p] - 1) / plane_channels[p];
-  sets.several = several != 0;
-}
-
-/// Channels of plane p that have a later one too, where elements are worth 2^w as much.
-inline std::uint64_t later_too(const std::uint64_t* words, int p) {
-  std::uint64_t later = 0;
-  for (int i = p + 1; i < plane_count; ++i) later |= words[i];
-  return words[p] & later;
-}
-
-/// The 16 channels from d on among those of a plane, as bits.
-inline std::uint32_t channels_at(std::uint64_t word, Index d) { return std::uint32_t(word >> d % 64 & 0xffffu); }
-
-/// The first stage where channels have several planes: plane_greatest and greatest, too.
-inline void find_greatest(const MixedSets& sets, Index depth, FoldedRow& row) {
-  F32x16 greatest[plane_count];
-  for (F32x16& plane : greatest) plane = broadcast(0.0f);
-  for (Index d = 0; d < depth; d += 16) {
-    const std::uint64_t* words = sets.words[d / 64];
-    F32x16 x = absolute(load(row.elements + d));
-    ASYMKV_UNROLL
-    for (int p = 0; p < plane_count; ++p) {
-      if (sets.vectors[p] == 0) continue;
-      greatest[p] = max(greatest[p], blend(channels_at(words[p], d), x, broadcast(0.0f)));
-      if (p + 1 < plane_count)
-        x = blend(channels_at(later_too(words, p), d), mul(x, broadcast(float(1 << plane_bits[p]))), x);
-    }
-  }
-  for (int p = 0; p < plane_count; ++p) {
-    row.plane_greatest[p] = max_lanes(greatest[p]);
-    row.greatest = max(row.greatest, greatest[p]);
-  }
-}
-
-/// The second stage where channels have several planes: inverse_steps[p] is that of plane p. Sums are shifted by at
-/// most 8 in all, so they stay below 2^29.
-inline void set_plane_steps(FoldedRow& row, float* inverse_steps) {
-  const float last = set_step(row), greatest = row.step * kSteps;
-  int shift = 0;  // of the plane after p
-  for (int p = plane_count - 1; p >= 0; --p) {
-    float until = 0.0f;  // the greatest of the planes up to p, whose steps are not larger
-    for (int i = 0; i <= p; ++i) until = std::max(until, row.plane_greatest[i]);
-    const float ratio = until * 256.0f < greatest ? 256.0f : greatest / until;
-    const int wanted = row.plane_greatest[p] > 0.0f ? int(float_bits(ratio) >> 23) - 127 : shift;
-    row.shifts[p] = wanted > shift ? wanted - shift : 0;
-    shift += row.shifts[p];
-    inverse_steps[p] = last * float(1 << shift);
-  }
-  row.step /= float(1 << shift);
-}
-
-/// Elements of the channels in `again` times 2^bits.
-inline void multiply_again(float* elements, std::uint64_t again, int bits) {
-  for (Index i = 0; i < 64; i += 16) {
-    const F32x16 x = load(elements + i);
-    store(elements + i, blend(channels_at(again, i), mul(x, broadcast(float(1 << bits))), x));
-  }
-}
-
-/// As round_row, with the elements in the order of the codes: compressed by the sets of channels themselves, since a
-/// list of channels would be as long to make as the page to read. What stands behind a plane's elements does not
-/// matter: codes that are padding are 0. The elements are used up.
-inline void round_planes(FoldedRow& row, const MixedSets& sets, Index depth, const float* inverse_steps) {
-  const Index section = mixed_section(depth);
-  Index at[plane_count] = {0, section, 2 * section, 3 * section};
-  for (Index d = 0; d < depth; d += 64) {
-    const std::uint64_t* words = sets.words[d / 64];
-    ByteTerms terms{};  // set below in any case, which GCC does not see
-    const auto round = [&](float inverse_step) {
-      terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
-      terms = {in_order(terms.high), in_order(terms.low)};
-    };
-    if (!sets.several) round(inverse_steps[0]);
-    ASYMKV_UNROLL
-    for (int p = 0; p < plane_count; ++p) {
-      if (words[p] == 0) continue;
-      if (sets.several) round(inverse_steps[p]);
-      store_compressed(row.high + at[p], words[p], terms.high);
-      store_compressed(row.low + at[p], words[p], terms.low);
-      at[p] += __builtin_popcountll(words[p]);
-      if (const std::uint64_t again = later_too(words, p); again != 0)
-        multiply_again(row.elements + d, again, plane_bits[p]);
-    }
-  }
+  mixed.all_fit = filled <= narrow_quads(1);
 }
 
 /// The first stage of all rows of a group.
@@ -377,58 +398,46 @@ template <int Bits, int RowCount>
 inline void fold_rows(const PanelView& panels, const Rows& rows, FoldedGroup<RowCount>& group) {
   const unsigned char* panel = panels.panel + group.panel * panels.bytes;
   const GroupMetadata metadata = group_metadata(panels.layout, panel, group.number);
-  if constexpr (Bits == kMixed) read_sets(panels.layout, panel, group.sets);
+  if constexpr (Bits == kMixed) read_mixed(panels.layout, panel, group.mixed);
   for (int r = 0; r < RowCount; ++r) {
     const float* row = rows.data + (group.panel * rows.count + group.first_row + r) * rows.stride;
     fold(metadata, panels.depth, row, group.rows[r]);
-    if constexpr (Bits == kMixed)
-      if (group.sets.several) find_greatest(group.sets, panels.depth, group.rows[r]);
   }
 }
 
 /// Folds the rows of some groups, stage by stage.
 template <int Bits, int RowCount>
 inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<RowCount>* groups, Index count) {
-  float inverse_steps[few_rows][plane_count];
+  float inverse_steps[few_rows];
   for (Index i = 0; i < count; ++i) fold_rows<Bits, RowCount>(panels, rows, groups[i]);
   for (Index i = 0; i < count; ++i)
-    for (int r = 0; r < RowCount; ++r) {
-      float* inverse = inverse_steps[i * RowCount + r];
-      if constexpr (Bits == kMixed) {
-        if (groups[i].sets.several) {
-          set_plane_steps(groups[i].rows[r], inverse);
-          continue;
-        }
-      }
-      inverse[0] = set_step(groups[i].rows[r]);
-    }
+    for (int r = 0; r < RowCount; ++r) inverse_steps[i * RowCount + r] = set_step(groups[i].rows[r]);
   for (Index i = 0; i < count; ++i)
-    for (int r = 0; r < RowCount; ++r) {
-      const float* inverse = inverse_steps[i * RowCount + r];
-      if constexpr (Bits == kMixed)
-        round_planes(groups[i].rows[r], groups[i].sets, panels.depth, inverse);
-      else
-        round_row(groups[i].rows[r], panels.depth, inverse[0]);
-    }
+    for (int r = 0; r < RowCount; ++r)
+      round_row<Bits>(groups[i].rows[r], panels.depth, inverse_steps[i * RowCount + r]);
 }
 
-/// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one.
+/// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one; all of mixed widths.
 template <int Bits, int RowCount>
 inline void dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
   constexpr int most = std::max(1, kPanelTiles / RowCount);
-  for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
-  if constexpr (most > 2)
-    for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
-  if constexpr (most > 1)
-    for (; tile < end; ++tile) dot_tiles<Bits, RowCount, 1>(panel, tile, group, result);
+  if constexpr (Bits == kMixed) {
+    dot_mixed(panel, group, result);
+  } else {
+    for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
+    if constexpr (most > 2)
+      for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
+    if constexpr (most > 1)
+      for (; tile < end; ++tile) dot_tiles<Bits, RowCount, 1>(panel, tile, group, result);
+  }
 }
 
 /// Gives row number i of few_rows its part of packed_product's scratch.
 inline void place_row(const PanelLayout& layout, float* scratch, Index i, FoldedRow& row) {
   row.elements = scratch + i * row_scratch(layout);
   row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(layout.depth));
-  row.low = row.high + row_slots(layout);
+  row.low = row.high + padded_depth(layout.depth);
 }
 
 /// Rows [first, end) of each panel, RowCount at a time.

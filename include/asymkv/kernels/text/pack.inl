@@ -50,56 +50,34 @@ inline void insert_codes(const PanelLayout& layout, unsigned char* panel, const 
   with_packed_bits(layout.format.bits, [&](auto bits) { insert_tiles<bits()>(layout, panel, batch); });
 }
 
-/// Where the bits of a channel's plane are among the codes of a lane tile: bits [shift, shift + width) of the words of
-/// a quad.
-struct PlaneSource {
-  std::uint8_t quad, shift;
-};
-
-/// The vectors of one plane of a lane tile.
-template <int Width>
-inline unsigned char* pack_plane(const U32x16* quads, const PlaneSource* sources, Index vectors, unsigned char* to) {
-  constexpr int fields = 8 / Width;
-  for (; vectors > 0; --vectors, sources += 4 * fields, to += 64) {
-    U32x16 word = zero_words();
-    ASYMKV_UNROLL
-    for (int byte = 3; byte >= 0; --byte) ASYMKV_UNROLL
-    for (int f = fields - 1; f >= 0; --f) {
-      const PlaneSource from = sources[4 * f + byte];
-      word = bit_or(shift_left(word, Width), bit_and(shift_right(quads[from.quad], from.shift), (1u << Width) - 1u));
-    }
-    store_words(to, word);
-  }
-  return to;
-}
-
-/// All planes of a page of mixed widths. codes[batch of 16 channels][page_tokens][16].
-inline void pack_mixed(const PanelLayout& layout, const PlaneOrder& order, const unsigned char* codes,
+/// All codes of a page of mixed widths. codes[batch of 16 channels][page_tokens][16].
+inline void pack_mixed(const PanelLayout& layout, const ChannelOrder& order, const unsigned char* codes,
                        unsigned char* panel) {
-  constexpr int empty = mixed_depth_limit / 4;  // a quad of zeros, where a vector is padded
-  PlaneSource sources[plane_count][mixed_depth_limit + 32];
-  std::uint8_t used[mixed_depth_limit] = {};
-  for (int p = 0; p < plane_count; ++p) {
-    for (Index i = 0; i < order.vectors(p) * plane_channels[p]; ++i) {
-      const bool padding = i >= order.count[p];
-      const int channel = padding ? 4 * empty : order.channels[p][i];
-      sources[p][i] = {std::uint8_t(channel / 4), std::uint8_t(padding ? 0 : channel % 4 * 8 + used[channel])};
-    }
-    for (Index i = 0; i < order.count[p]; ++i)
-      used[order.channels[p][i]] = std::uint8_t(used[order.channels[p][i]] + plane_bits[p]);
-  }
-  U32x16 quads[empty + 1];
-  quads[empty] = zero_words();
+  const QuadPlaces places(order);
   for (Index tile = 0; tile < page_tokens / tile_lanes; ++tile) {
+    U32x16 neighbours[mixed_depth_limit / 4];  // quads of neighbouring channels
     for (Index batch = 0; batch < layout.depth_stride() / tile_lanes; ++batch) {
       U32x16 four[4];
       load_quads(codes + tile_lanes * (batch * page_tokens + tile * tile_lanes), four);
-      for (int q = 0; q < 4; ++q) quads[4 * batch + q] = four[q];
+      for (int q = 0; q < 4; ++q) neighbours[4 * batch + q] = four[q];
     }
-    unsigned char* to = panel + tile * layout.tile_bytes();
-    to = pack_plane<8>(quads, sources[0], order.vectors(0), to);
-    to = pack_plane<4>(quads, sources[1], order.vectors(1), to);
-    to = pack_plane<2>(quads, sources[2], order.vectors(2), to);
-    pack_plane<1>(quads, sources[3], order.vectors(3), to);
+    unsigned char* const to = panel + tile * layout.tile_bytes();
+    std::memset(to, 0, std::size_t(layout.tile_bytes()));
+    const auto add_bits = [&](std::uint8_t vector, U32x16 bits) {
+      store_words(to + 64 * vector, bit_or(load_words(to + 64 * vector), bits));
+    };
+    for (Index q = 0; q < places.count(); ++q) {
+      U32x16 quad = zero_words();
+      for (int i = 0; i < 4; ++i) {
+        const std::uint8_t channel = order.channels[4 * q + i];
+        const U32x16 code = bit_and(shift_right(neighbours[channel / 4], channel % 4 * 8), 255u);
+        quad = bit_or(quad, shift_left(code, 8 * i));
+      }
+      const QuadPlace& place = places[q];
+      add_bits(place.low_vector, byte_fields(quad, 0, place.low_width, place.low_shift));
+      if (place.width > place.low_width)
+        add_bits(place.high_vector,
+                 byte_fields(quad, place.low_width, place.width - place.low_width, place.high_shift));
+    }
   }
 }

@@ -10,11 +10,11 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
   const PanelMetadata metadata{scratch, scratch + count};
   float* tile = scratch + 2 * count;
   expand_metadata(panel, metadata);
-  const auto order = plane_order<Bits>(panel);
+  const auto places = quad_places<Bits>(panel);
   for (Index lane = 0; lane < lanes; lane += kTileLanes) {
     const Index width = lanes - lane < kTileLanes ? lanes - lane : kTileLanes;
     for (Index t = 0; t < width; t += tile_lanes)
-      dequantize_tile<Bits>(panel, metadata, order, (lane + t) / tile_lanes, tile + t, kTileLanes);
+      dequantize_tile<Bits>(panel, metadata, places, (lane + t) / tile_lanes, tile + t, kTileLanes);
     tile_product(rows, panel.depth, tile, width, {result.data + lane, result.stride});
   }
 }
