@@ -401,8 +401,9 @@ TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
   }
 }
 
-/// Attention costs less than a twentieth of what quantization costs, and nothing but float's rounding where few rows'
-/// rounding plays no part (dot.inl).
+/// Attention costs less than a fiftieth of what quantization costs, a twentieth with mixed widths, where one step of
+/// the row serves wide codes and narrow ones; and nothing but float's rounding where few rows' rounding plays no part
+/// (dot.inl).
 void expect_small_error(KVCache& cache, KVCache& exact, const RowMatrix& queries, Index heads,
                         const AttentionParams& params, const std::string& what) {
   RowMatrix output(queries.rows(), queries.cols()), expected = output, original = output;
@@ -410,8 +411,10 @@ void expect_small_error(KVCache& cache, KVCache& exact, const RowMatrix& queries
   ASSERT_TRUE(reference_attention(cache, 0, tensor(queries, heads), tensor(expected, heads), params).ok());
   ASSERT_TRUE(reference_attention(exact, 0, tensor(queries, heads), tensor(original, heads), params).ok());
   const bool rounded = queries.rows() * heads / cache.shape().kv_heads <= kernels::few_rows;
+  const bool mixed = what.find("km") != std::string::npos;
   const float quantization = (expected - original).cwiseAbs().maxCoeff();
-  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), rounded ? 1e-4f + quantization / 20.0f : 1e-4f) << what;
+  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), rounded ? 1e-4f + quantization / (mixed ? 20.0f : 50.0f) : 1e-4f)
+      << what;
 }
 
 TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {

@@ -267,7 +267,7 @@ class RowBlock {
   HeadRange heads_;
   Index rows_;
   Index head_ = 0;
-  const unsigned char* ordered_by_[attention_rows];  ///< widths by which a head's queries are ordered
+  const unsigned char* ordered_by_[attention_rows] = {};  ///< widths by which a head's queries are ordered
 };
 
 }  // namespace detail

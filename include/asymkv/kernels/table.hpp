@@ -35,7 +35,8 @@ constexpr Index few_rows = 4;
 
 /// Neighbouring panels of one page, a kv head each, to multiply with or to dequantize, and how much of them to read.
 /// Rows on the left have `depth` elements and room up to a multiple of 16; results have `lanes` rounded up to 16.
-/// Mixed widths: depth is layout.slots(), and each panel has its rows in the order of its slots.
+/// Mixed widths: depth is layout.slots(), each panel has its rows in the order of its slots, and all page_tokens lanes
+/// of a row of results are added to.
 struct PanelView {
   PanelLayout layout;
   const unsigned char* panel;

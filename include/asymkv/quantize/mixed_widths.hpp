@@ -20,11 +20,12 @@ struct QuadCounts {
   Index quads[greatest_width + 1] = {};
 };
 
-/// The vectors of a lane tile by kind, in this order (panel.hpp): each is full, and how many there are of each kind
-/// follows from how many quads there are of each width. Quads of 5 bits lie together by eights, in blocks of five
-/// vectors, those of 6 bits by fours, in blocks of three, and what is left of them with one of 3 or 2. Quads of one bit
-/// lie together by eights, and what is left of them each with 3 + 2 + 2 bits. Other quads of 3 bits lie together by
-/// eights, in blocks of three vectors, and what is left of them in pairs with one of 2.
+/// The vectors of a lane tile by kind, in this order (panel.hpp): each is full, but there may be fewer than a tile has
+/// room for, and how many there are of each kind follows from how many quads there are of each width. Quads of 5 bits
+/// lie together by eights, in blocks of five vectors, those of 6 bits by fours, in blocks of three, and what is left of
+/// them with one of 3 or 2. Quads of one bit lie together by eights, and what is left of them each with 3 + 2 + 2 bits.
+/// Other quads of 3 bits lie together by eights, in blocks of three vectors, and what is left of them in pairs with one
+/// of 2.
 struct VectorCounts {
   Index eights, fours, twos, ones;  ///< 8 | 4 4 | 2 2 2 2 | 1 1 1 1 1 1 1 1
   Index threes, fives, sixes;       ///< blocks of three, five and three vectors
@@ -164,8 +165,9 @@ struct WidthDigits {
 
 }  // namespace detail
 
-/// O(depth / 64); kernels ask once a panel.
-inline QuadCounts read_quad_counts(const PanelLayout& layout, const unsigned char* widths) noexcept {
+/// O(depth / 64). Kernels ask for each panel, so it is inlined where counting bits is an instruction.
+__attribute__((always_inline)) inline QuadCounts read_quad_counts(const PanelLayout& layout,
+                                                                  const unsigned char* widths) noexcept {
   Index eights = 0, fours = 0, twos = 0, ones = 0, sixes = 0, fives = 0, threes = 0;
   const auto count = [](std::uint64_t set) { return Index(__builtin_popcountll(set)); };
   for (Index word = 0; 64 * word < layout.slots(); ++word) {
@@ -303,6 +305,7 @@ struct VectorChoice {
 };
 
 /// The vectors that give least error, where each kind costs a 64th of it, since kernels read one kind after the other.
+/// A round tries some 200 choices of O(1) each; it takes a few microseconds a page, where widths change.
 class VectorSearch {
  public:
   VectorSearch(const QuadErrors& errors, Index vectors) noexcept : errors_(errors), vectors_(vectors) {

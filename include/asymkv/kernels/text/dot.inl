@@ -6,6 +6,7 @@
 // One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
 // error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
 //
+// Rows of mixed widths come in the order of a panel's channels, and its vectors are read one kind after the other.
 // Folding is a chain of dependent steps, so up to four rows are folded side by side before their products.
 
 /// Of the greatest element: 128 * 127, what two signed bytes hold.
@@ -227,11 +228,13 @@ template <int RowCount>
 struct PageSums {
   static constexpr int tiles = std::max(1, kPanelTiles / RowCount);
   static constexpr int count = int(page_tokens / tile_lanes) / tiles;
+  static_assert(count * tiles * tile_lanes == page_tokens);
   TileSums<RowCount, tiles> sums[count];
 };
 
-/// One kind of vectors of mixed widths, in all lane tiles. The kinds are the outer loop: how many there are of each
-/// differs from panel to panel, and a loop's end that was not foreseen costs more than sums kept in memory.
+/// One kind of vectors of mixed widths, in all lane tiles. Where all fit there are none that narrow sums do not hold:
+/// one block of these alone would be too much. The kinds are the outer loop: how many there are of each differs from
+/// panel to panel, and a loop's end that was not foreseen costs more than sums kept in memory.
 template <class Blocks, int RowCount>
 __attribute__((noinline)) inline void add_kind(CodeStream codes, Index blocks, Blocks block,
                                                const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
