@@ -73,6 +73,7 @@ namespace scalar {
 constexpr Isa kIsa = Isa::scalar;
 // clang-format off
 #include "asymkv/kernels/simd/scalar.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace scalar
@@ -86,6 +87,7 @@ namespace avx2 {
 constexpr Isa kIsa = Isa::avx2;
 // clang-format off
 #include "asymkv/kernels/simd/avx2.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace avx2
@@ -121,6 +123,7 @@ namespace neon {
 constexpr Isa kIsa = Isa::neon;
 // clang-format off
 #include "asymkv/kernels/simd/neon.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
 #include "asymkv/kernels/simd/neon_products.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on
@@ -135,6 +138,7 @@ namespace neondot {
 constexpr Isa kIsa = Isa::neondot;
 // clang-format off
 #include "asymkv/kernels/simd/neon.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
 #include "asymkv/kernels/simd/neondot_products.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on

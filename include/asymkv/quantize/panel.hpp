@@ -22,8 +22,8 @@
 // channel i of a quad in bytes i of the words. A lane tile is mixed_halves * depth / 64 vectors, each of one of these
 // kinds, in this order; but eight quads of 3 bits are three vectors as above, eight of 5 are five, and four of 6 three:
 //
-//   bits of a byte, low ones first:  8 | 4 4 | 2 2 2 2 | 1 1 1 1 1 1 1 1 | (3) | (5) | (6) | 5 3 | 6 2 | 3 3 2 | 3 2 2
-//   1
+//   bits of a byte, low ones first:
+//     8 | 4 4 | 2 2 2 2 | 1 1 1 1 1 1 1 1 | blocks of 3, of 5, of 6 | 5 3 | 6 2 | 3 3 2 | 3 2 2 1
 //
 // `widths` is four sets, of the channels whose width has the binary digit 8, 4, 2 and 1: bit c%8 of byte c/8 stands for
 // channel c.

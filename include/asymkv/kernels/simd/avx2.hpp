@@ -182,10 +182,6 @@ inline std::uint32_t max_word(U32x16 a) {
   const __m128i m2 = _mm_max_epu32(m4, _mm_shuffle_epi32(m4, 0x4e));
   return std::uint32_t(_mm_cvtsi128_si32(_mm_max_epu32(m2, _mm_shuffle_epi32(m2, 0xb1))));
 }
-inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
-  const U32x16 moved = shift < to ? shift_left(a, to - shift) : shift_right(a, shift - to);
-  return bit_and(moved, 0x01010101u * (((1u << width) - 1u) << to));
-}
 inline F32x16 absolute(F32x16 a) { return as_floats(bit_and(as_words(a), 0x7fffffffu)); }
 inline F32x16 max_magnitude(F32x16 a, F32x16 b) { return max(a, absolute(b)); }
 inline F32x16 to_floats(U32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }

@@ -117,8 +117,8 @@ inline F32x16 as_floats(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 
-/// A matrix of bits times each byte does shift and mask at once. Byte 7 - i of the matrix says which bits of the byte
-/// make bit i of the result: those of the identity, bytes moved, and `width` bytes of it kept.
+/// As in byte_fields.hpp: a matrix of bits times each byte does shift and mask at once. Byte 7 - i of the matrix says
+/// which bits of the byte make bit i of the result: those of the identity, bytes moved, and `width` bytes of it kept.
 inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
   constexpr std::uint64_t identity = 0x0102040810204080u, all = ~std::uint64_t(0);
   const std::uint64_t moved = shift < to ? identity >> 8 * (to - shift) : identity << 8 * (shift - to);

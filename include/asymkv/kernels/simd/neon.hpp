@@ -174,10 +174,6 @@ inline U32x16 max_words(U32x16 a, U32x16 b) {
 inline std::uint32_t max_word(U32x16 a) {
   return vmaxvq_u32(vmaxq_u32(vmaxq_u32(a.v[0], a.v[1]), vmaxq_u32(a.v[2], a.v[3])));
 }
-inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
-  const U32x16 moved = shift < to ? shift_left(a, to - shift) : shift_right(a, shift - to);
-  return bit_and(moved, 0x01010101u * (((1u << width) - 1u) << to));
-}
 inline F32x16 absolute(F32x16 a) {
   return quarters<F32x16>([&](int i) { return vabsq_f32(a.v[i]); });
 }

@@ -184,11 +184,6 @@ inline std::uint32_t max_word(U32x16 a) {
   for (int i = 0; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
-/// Bits [shift, shift + width) of each byte, moved to bits [to, to + width).
-inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
-  const U32x16 moved = shift < to ? shift_left(a, to - shift) : shift_right(a, shift - to);
-  return bit_and(moved, 0x01010101u * (((1u << width) - 1u) << to));
-}
 inline F32x16 absolute(F32x16 a) {
   return each_lane([&](int i) { return a.v[i] < 0.0f ? -a.v[i] : a.v[i]; });
 }
