@@ -141,12 +141,15 @@ struct BlocksOf {
   __attribute__((always_inline)) void add(const CodeStream& codes, const FoldedRow* rows,
                                           TileSums<RowCount, Tiles>& sums) {
     const Index base = Order::base(depth);
+    const unsigned char* at = codes.at;
     ASYMKV_UNROLL
     for (int q = 0; q < Quads; ++q) {
       const RowQuads<RowCount> quads(rows, base + Order::offset(q));
+      // with many sums there are no registers to keep the vectors of two planes: they are loaded anew for each quad
+      if constexpr (planes_of(Bits).high > 0 && RowCount * Tiles > 4) __asm__("" : "+r"(at));
       ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) {
-        const U32x16 bytes = unpack_bytes<Bits, Quads>(codes.at + t * codes.tile_bytes, q);
+        const U32x16 bytes = unpack_bytes<Bits, Quads>(at + t * codes.tile_bytes, q);
         if (q < vectors) __builtin_prefetch(codes.next + t * codes.tile_bytes + 64 * q, 0, kSecondLevel);
         add_tile<Sums>(t, bytes, quads, sums);
       }
@@ -232,22 +235,26 @@ struct PageSums {
   TileSums<RowCount, tiles> sums[count];
 };
 
-/// One kind of vectors of mixed widths, in all lane tiles. Where all fit there are none that narrow sums do not hold:
-/// one block of these alone would be too much. The kinds are the outer loop: how many there are of each differs from
-/// panel to panel, and a loop's end that was not foreseen costs more than sums kept in memory.
+/// One kind of vectors of mixed widths, in neighbouring tiles. Where all fit there are none that narrow sums do not
+/// hold: one block of these alone would be too much.
+template <class Blocks, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_kind(const CodeStream& codes, Index blocks, Blocks block,
+                                                    const FoldedGroup<RowCount>& group,
+                                                    TileSums<RowCount, Tiles>& sums) {
+  if constexpr (Blocks::narrow_run > 0) {
+    if (group.mixed.all_fit) return add_narrow_blocks(codes, blocks, block, group.rows, sums);
+  }
+  add_blocks(codes, blocks, block, group.rows, sums);
+}
+
+/// The same in all tiles. The kinds are the outer loop: how many there are of each differs from panel to panel, and a
+/// loop's end that was not foreseen costs more than sums kept in memory.
 template <class Blocks, int RowCount>
-__attribute__((noinline)) inline void add_kind(CodeStream codes, Index blocks, Blocks block,
-                                               const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
+__attribute__((noinline)) inline void add_kind_to_page(CodeStream codes, Index blocks, Blocks block,
+                                                       const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
   for (auto& kept : page.sums) {
     auto sums = kept;
-    if constexpr (Blocks::narrow_run > 0) {
-      if (group.mixed.all_fit)
-        add_narrow_blocks(codes, blocks, block, group.rows, sums);
-      else
-        add_blocks(codes, blocks, block, group.rows, sums);
-    } else {
-      add_blocks(codes, blocks, block, group.rows, sums);
-    }
+    add_kind(codes, blocks, block, group, sums);
     kept = sums;
     codes.at += PageSums<RowCount>::tiles * codes.tile_bytes;
     codes.next += PageSums<RowCount>::tiles * codes.tile_bytes;
@@ -256,11 +263,15 @@ __attribute__((noinline)) inline void add_kind(CodeStream codes, Index blocks, B
 
 /// All vectors of mixed widths.
 template <int RowCount>
-inline void add_mixed(CodeStream codes, const FoldedGroup<RowCount>& group, PageSums<RowCount>& page) {
+__attribute__((always_inline)) inline void add_mixed(CodeStream codes, const FoldedGroup<RowCount>& group,
+                                                     PageSums<RowCount>& page) {
   const VectorCounts& v = group.mixed.vectors;
   const Index* first = group.mixed.first;
-  const auto add = [&](Index count, auto block) {
-    if (count > 0) add_kind(codes, count, block, group, page);
+  const auto add = [&](Index count, auto block) __attribute__((always_inline)) {
+    if constexpr (PageSums<RowCount>::count == 1)  // in registers from kind to kind
+      add_kind(codes, count, block, group, page.sums[0]);
+    else if (count > 0)
+      add_kind_to_page(codes, count, block, group, page);
     advance(codes, count * block.vectors);
   };
   add(v.eights, BlocksOf<QuadsInOrder, 8, 1>{first[8]});
