@@ -153,7 +153,7 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
 
 TEST(Attention, WhatATrimmedPageHeldPlaysNoPart) {
   // values: 172 sealed, 160 kept, 165 sealed: slots 37 to 43 of the second page hold tokens that are no more
-  auto cache = AsymKVCache::create({1, 2, 32, 32}, *AsymKVPolicy::parse("k2v2", 1));
+  auto cache = AsymKVCache::create({1, 2, 32, 32}, *AsymKVPolicy::parse("k4v4", 1));
   const RowMatrix x = support::random_matrix(300, 64, 1);
   const auto append = [&](Index tokens) {
     const RowMatrix part = x.topRows(tokens);
@@ -168,6 +168,31 @@ TEST(Attention, WhatATrimmedPageHeldPlaysNoPart) {
     ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 2 * rows), tensor(expected, 2 * rows)).ok());
     EXPECT_LT((out - expected).cwiseAbs().maxCoeff(), 4e-3f) << rows << " rows";  // stale ones cost 0.05 and more
   }
+}
+
+/// A token outweighs each other by 400, and all others add up to a quarter of the output. A byte has no room for their
+/// weights, which must show all the same (dot.inl).
+TEST(Attention, ManySmallWeightsAreNotLost) {
+  constexpr Index kTokens = 160, kDim = 32, kGreat = 5;
+  RowMatrix keys = RowMatrix::Zero(kTokens, kDim), values(kTokens, kDim);
+  keys(kGreat, 0) = float(std::log(400.0));
+  for (Index c = 0; c < kDim; ++c) values.col(c).setConstant(c % 2 == 0 ? 1.0f : -1.0f);
+  values.row(kGreat) *= -1.0f;
+  RowMatrix query = RowMatrix::Zero(1, kDim), output(1, kDim);
+  query(0, 0) = 1.0f;
+  AttentionParams params;
+  params.scale = 1.0f;
+  for (Isa isa : support::machine_isas())
+    for (const char* policy : {"k32v1", "k32v2", "k32v3"}) {
+      ForcedIsa forced(isa);
+      auto cache = AsymKVCache::create({1, 1, kDim, kDim}, *AsymKVPolicy::parse(policy, 1));
+      ASSERT_TRUE(cache->append(0, tensor(keys, 1), tensor(values, 1)).ok());
+      ASSERT_TRUE(cache->seal().ok());
+      ASSERT_TRUE(cache->attend(0, tensor(query, 1), tensor(output, 1), params).ok());
+      const double expected = (kTokens - 1 - 400.0) / (kTokens - 1 + 400.0);
+      for (Index c = 0; c < kDim; ++c)
+        EXPECT_NEAR(output(0, c), c % 2 == 0 ? expected : -expected, 0.01) << policy << " " << isa_name(isa);
+    }
 }
 
 TEST(Attention, TypesLayoutsAndNoMask) {

@@ -179,19 +179,26 @@ TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
   }
 }
 
-/// Attention costs less than a fiftieth of what quantization costs, a twentieth with mixed widths, where one step of
-/// the row serves wide codes and narrow ones; and nothing but float's rounding where few rows' rounding plays no part
-/// (dot.inl).
-void expect_small_error(KVCache& cache, KVCache& exact, const RowMatrix& queries, Index heads,
+/// The share of what quantization costs that attention of few rows may cost: a fiftieth, and a fifth with codes of one
+/// or two bits (dot.inl), which mixed widths have too.
+float rounding_share(const AsymKVCache& cache) {
+  const auto coarse = [&](Side side) {
+    const Format& format = cache.side(0, side).layout().format;
+    return format.mixed() || format.bits <= 2;
+  };
+  return coarse(Side::keys) || coarse(Side::values) ? 1.0f / 5.0f : 1.0f / 50.0f;
+}
+
+/// Attention costs no more than that, and nothing but float's rounding where few rows' rounding plays no part.
+void expect_small_error(AsymKVCache& cache, KVCache& exact, const RowMatrix& queries, Index heads,
                         const AttentionParams& params, const std::string& what) {
   RowMatrix output(queries.rows(), queries.cols()), expected = output, original = output;
   ASSERT_TRUE(cache.attend(0, tensor(queries, heads), tensor(output, heads), params).ok());
   ASSERT_TRUE(reference_attention(cache, 0, tensor(queries, heads), tensor(expected, heads), params).ok());
   ASSERT_TRUE(reference_attention(exact, 0, tensor(queries, heads), tensor(original, heads), params).ok());
   const bool rounded = queries.rows() * heads / cache.shape().kv_heads <= kernels::few_rows;
-  const bool mixed = what.find("km") != std::string::npos;
   const float quantization = (expected - original).cwiseAbs().maxCoeff();
-  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), rounded ? 1e-4f + quantization / (mixed ? 20.0f : 50.0f) : 1e-4f)
+  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), 1e-4f + (rounded ? rounding_share(cache) * quantization : 0.0f))
       << what;
 }
 
@@ -218,10 +225,10 @@ TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {
 }
 
 /// Attention of the last tokens of a cache with one head, against the reference over what is read back.
-void expect_reference(KVCache& cache, const RowMatrix& keys, const RowMatrix& values, Index rows,
+void expect_reference(AsymKVCache& cache, const RowMatrix& keys, const RowMatrix& values, Index rows,
                       const std::string& what) {
   const Index dim = cache.shape().key_dim;
-  const RowMatrix queries = support::random_matrix(rows, dim, 33) * 0.2f;
+  const RowMatrix queries = support::random_matrix(rows, dim, 33) * 0.05f;  // the softmax must not saturate
   AsymKVCache exact = *AsymKVCache::create(cache.shape(), *AsymKVPolicy::parse("float", 1));
   ASSERT_TRUE(exact.append(0, tensor(keys, 1), tensor(values, 1)).ok());
   expect_small_error(cache, exact, queries, 1, {}, what + ", " + std::to_string(rows) + " rows");
@@ -229,7 +236,7 @@ void expect_reference(KVCache& cache, const RowMatrix& keys, const RowMatrix& va
 
 TEST(Formats, MixedWidthsServeEveryHeadSize) {
   for (Index dim : {1, 17, 33, 128, 255, 256})
-    for (const char* policy : {"km6v1g128fcsr@1", "km1v4g64fcsr@100", "km0.5v32"})
+    for (const char* policy : {"km6v3g128fcsr@1", "km1v4g64fcsr@100", "km0.5v32"})
       for (Isa isa : support::machine_isas()) {
         ForcedIsa forced(isa);
         AsymKVCache cache = *AsymKVCache::create({1, 1, dim, dim}, *AsymKVPolicy::parse(policy, 1));

@@ -29,9 +29,9 @@ inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
 constexpr double kErrorConstant = 16.0;
 
 /// Few rows, of queries and of weights, are rounded to steps of 1/16256 of their greatest element before they meet the
-/// codes: errors of 0.29 steps each add up like a random walk, of which this is seven deviations. Rows go in blocks of
-/// attention_rows, so the last block may be of few.
-constexpr double kStepErrors = 2.0 / 16256.0;
+/// codes, of 1/127 before codes of one or two bits: errors of 0.29 or 0.41 steps each add up like a random walk, of
+/// which this is seven deviations. Rows go in blocks of attention_rows, so the last block may be of few.
+constexpr double step_errors(int bits) { return bits <= 2 ? 3.0 / 127.0 : 2.0 / 16256.0; }
 
 /// How an output compares with the oracle's.
 struct Comparison {
@@ -116,11 +116,11 @@ class AttentionTrial {
  private:
   void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
-    const double steps = last_row % attention_rows < kernels::few_rows ? kStepErrors : 0.0;
+    const double rounded = last_row % attention_rows < kernels::few_rows ? 1.0 : 0.0;
+    const double score_rounding = rounded * step_errors(case_.key_bits) * expected.score_rounding;
     const double bound =
-        (kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + steps * 2.0 * expected.score_rounding) *
-            expected.magnitude[i] +
-        steps * expected.rounding[i];
+        (kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * score_rounding) * expected.magnitude[i] +
+        rounded * step_errors(case_.value_bits) * expected.rounding[i];
     const double error = std::fabs(output - expected.output[i]);
     if (!(error <= bound)) ++result.outside;
     if (error > result.worst * bound) result.worst = error / bound;

@@ -99,8 +99,8 @@ struct DenseView {
 /// Elements of a row that is rounded for few rows: 64 at once.
 constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64); }
 
-/// Floats of scratch that such a row needs: elements, and two bytes of each.
-constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_depth(layout.depth) / 2 * 3; }
+/// Floats of scratch that such a row needs: elements, and three bytes of each.
+constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_depth(layout.depth) / 4 * 7; }
 /// Floats of scratch that packed_product needs: few rows, or the metadata and a tile of 32 lanes.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
   return std::max(few_rows * row_scratch(layout),

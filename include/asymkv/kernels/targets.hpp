@@ -67,6 +67,11 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
+/// What coarse bytes find left before the first elements (dot.inl), 0..127, spread evenly over any 2^n lanes: of many
+/// elements too small for a byte, as many as their sum says then become 1.
+constexpr std::int16_t first_rests[32] = {2, 66, 34, 98,  18, 82, 50, 114, 10, 74, 42, 106, 26, 90, 58, 122,
+                                          6, 70, 38, 102, 22, 86, 54, 118, 14, 78, 46, 110, 30, 94, 62, 126};
+
 #define ASYMKV_UNROLL  // a lane each would be unrolled too
 #define ASYMKV_INLINE inline
 namespace scalar {

@@ -209,6 +209,20 @@ inline ByteTerms split_terms(const Wholes& a) {
   return {{_mm256_packs_epi16(high(0), high(1)), _mm256_packs_epi16(high(2), high(3))},
           {_mm256_packs_epi16(low(0), low(1)), _mm256_packs_epi16(low(2), low(3))}};
 }
+struct Rest {
+  __m256i v;
+};
+inline Rest first_rest() { return {load_256(first_rests)}; }
+inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+  __m256i bytes[4];
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const __m256i sum = _mm256_add_epi16(a.v[i], rest.v);
+    bytes[i] = _mm256_srai_epi16(sum, 7);
+    rest.v = _mm256_and_si256(sum, _mm256_set1_epi16(127));
+  }
+  return {_mm256_packs_epi16(bytes[0], bytes[1]), _mm256_packs_epi16(bytes[2], bytes[3])};
+}
 /// Of 8 quads, the even ones come first.
 struct PackedQuads {
   static Index base(Index depth) { return depth; }

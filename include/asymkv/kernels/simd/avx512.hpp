@@ -146,6 +146,17 @@ inline ByteTerms split_terms(Wholes a) {
   return {{_mm512_packs_epi16(_mm512_srai_epi16(a.lo, 7), _mm512_srai_epi16(a.hi, 7))},
           {_mm512_packs_epi16(_mm512_and_si512(a.lo, low_bits), _mm512_and_si512(a.hi, low_bits))}};
 }
+struct Rest {
+  __m512i v;
+};
+inline Rest first_rest() { return {load_words(first_rests).v}; }
+inline Bytes coarse_bytes(Wholes a, Rest& rest) {
+  const __m512i low_bits = _mm512_set1_epi16(127);
+  const __m512i lo = _mm512_add_epi16(a.lo, rest.v);
+  const __m512i hi = _mm512_add_epi16(a.hi, _mm512_and_si512(lo, low_bits));
+  rest.v = _mm512_and_si512(hi, low_bits);
+  return {_mm512_packs_epi16(_mm512_srai_epi16(lo, 7), _mm512_srai_epi16(hi, 7))};
+}
 /// 16 quads are a 4 x 4 matrix, transposed.
 struct PackedQuads {
   static Index base(Index depth) { return depth / 64 * 64 + depth % 64 / 4; }

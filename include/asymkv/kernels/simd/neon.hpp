@@ -209,6 +209,21 @@ inline ByteTerms split_terms(const Wholes& a) {
   }
   return terms;
 }
+struct Rest {
+  int16x8_t v;
+};
+inline Rest first_rest() { return {vld1q_s16(first_rests)}; }
+inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+  Bytes bytes;
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const int16x8_t front = vaddq_s16(a.v[2 * i], rest.v);
+    const int16x8_t back = vaddq_s16(a.v[2 * i + 1], vandq_s16(front, vdupq_n_s16(127)));
+    rest.v = vandq_s16(back, vdupq_n_s16(127));
+    bytes.v[i] = vcombine_s8(vshrn_n_s16(front, 7), vshrn_n_s16(back, 7));
+  }
+  return bytes;
+}
 struct PackedQuads {
   static Index base(Index depth) { return depth; }
   static constexpr int offset(int q) { return 4 * q; }

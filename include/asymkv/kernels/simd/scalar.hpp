@@ -11,7 +11,8 @@ struct U32x16 {
 
 /// Register budget: result vectors that a product keeps at once.
 constexpr int kAccumulators = 4;
-/// Lane tiles that a product over packed codes handles together, of one row; and rows that share the unpacking.
+/// Lane tiles that a product over packed codes handles together, of one row of two terms (dot.inl); and rows that share
+/// the unpacking.
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 1;
 /// Vectors side by side of a product over a float tile.
@@ -219,6 +220,26 @@ inline ByteTerms split_terms(const Wholes& a) {
     terms.low.v[i] = std::int8_t(a.v[i] & 127);
   }
   return terms;
+}
+/// What coarse bytes have left, in each of some lanes.
+struct Rest {
+  std::int16_t v[32];
+};
+inline Rest first_rest() {
+  Rest rest;
+  std::memcpy(rest.v, first_rests, sizeof rest.v);
+  return rest;
+}
+/// One byte of each whole number in units of 128, in the order of split_terms: what is left of an element is added to
+/// one further on, in the same lane of the vectors.
+inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+  Bytes bytes;
+  for (int i = 0; i < 64; ++i) {
+    const int sum = a.v[i] + rest.v[i % 32];
+    bytes.v[i] = std::int8_t(sum >> 7);
+    rest.v[i % 32] = std::int16_t(sum & 127);
+  }
+  return bytes;
 }
 /// Where split_terms leaves quads of its bytes: quad q of a block that begins at element `depth`, a multiple of 32, at
 /// base(depth) + offset(q). Packing instructions change the order, and putting it right would cost more than reading it

@@ -6,6 +6,11 @@
 // One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
 // error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
 //
+// Codes of one or two bits are so rough that one byte of a row is enough for them, which halves the products: an
+// element becomes 128 * coarse, and what that leaves is added to an element further on, so that many small elements
+// are not lost and the sum of what all leave stays small. It is less than 1/127 of the greatest at each element, where
+// the codes themselves are off by a quarter of a scale on average.
+//
 // Rows of mixed widths come in the order of a panel's channels, and its vectors are read one kind after the other.
 // Folding is a chain of dependent steps, so up to four rows are folded side by side before their products.
 
@@ -20,12 +25,16 @@ struct MixedTile {
   bool all_fit;
 };
 
+/// Bytes of a row's element that codes are multiplied with.
+constexpr int terms_of(int bits) { return bits <= 2 ? 1 : 2; }
+
 /// A row times the scales of its group, first as floats, then as bytes in the order of the codes: an element is step *
-/// (128 * high + low).
+/// (128 * high + low), or about step * 128 * coarse. Those that no code needs are not set.
 struct FoldedRow {
   float* elements;  ///< [padded_depth], zero beyond depth
   std::int8_t* high;
   std::int8_t* low;
+  std::int8_t* coarse;
   F32x16 greatest;  ///< magnitudes, lane by lane
   F32x16 biases;    ///< sum up to row . zero points
   float step;
@@ -44,7 +53,7 @@ struct FoldedGroup : GroupOfRows {
   MixedTile mixed;
 };
 
-/// Whole sums for Tiles neighbouring lane tiles of one group.
+/// Whole sums for Tiles neighbouring lane tiles of one group: of products with high or coarse, and with low bytes.
 template <int RowCount, int Tiles>
 struct TileSums {
   U32x16 high[RowCount][Tiles], low[RowCount][Tiles];
@@ -85,27 +94,27 @@ __attribute__((always_inline)) inline void clear(TileSums<RowCount, Tiles>& sums
   for (int t = 0; t < Tiles; ++t) sums.high[r][t] = sums.low[r][t] = zero_words();
 }
 
-/// Four elements of each row.
-template <int RowCount>
+/// Four elements of each row: high or coarse bytes, and low ones if there are two terms.
+template <int RowCount, int Terms>
 struct RowQuads {
-  U32x16 high[RowCount], low[RowCount];
+  U32x16 high[RowCount], low[Terms == 2 ? RowCount : 1];
   __attribute__((always_inline)) RowQuads(const FoldedRow* rows, Index at) {
     ASYMKV_UNROLL
     for (int r = 0; r < RowCount; ++r) {
-      high[r] = broadcast_quad(rows[r].high + at);
-      low[r] = broadcast_quad(rows[r].low + at);
+      high[r] = broadcast_quad((Terms == 2 ? rows[r].high : rows[r].coarse) + at);
+      if constexpr (Terms == 2) low[r] = broadcast_quad(rows[r].low + at);
     }
   }
 };
 
 /// Adds the products of row quads with the codes of neighbouring tiles.
-template <class Sums, int RowCount, int Tiles>
-__attribute__((always_inline)) inline void add_tile(int t, U32x16 bytes, const RowQuads<RowCount>& quads,
+template <class Sums, int RowCount, int Terms, int Tiles>
+__attribute__((always_inline)) inline void add_tile(int t, U32x16 bytes, const RowQuads<RowCount, Terms>& quads,
                                                     TileSums<RowCount, Tiles>& sums) {
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) {
     sums.high[r][t] = Sums::add(sums.high[r][t], bytes, quads.high[r]);
-    sums.low[r][t] = Sums::add(sums.low[r][t], bytes, quads.low[r]);
+    if constexpr (Terms == 2) sums.low[r][t] = Sums::add(sums.low[r][t], bytes, quads.low[r]);
   }
 }
 
@@ -144,7 +153,7 @@ struct BlocksOf {
     const unsigned char* at = codes.at;
     ASYMKV_UNROLL
     for (int q = 0; q < Quads; ++q) {
-      const RowQuads<RowCount> quads(rows, base + Order::offset(q));
+      const RowQuads<RowCount, terms_of(Bits)> quads(rows, base + Order::offset(q));
       // with many sums there are no registers to keep the vectors of two planes: they are loaded anew for each quad
       if constexpr (planes_of(Bits).high > 0 && RowCount * Tiles > 4) __asm__("" : "+r"(at));
       ASYMKV_UNROLL
@@ -188,7 +197,7 @@ struct VectorsOf {
                                                       int& shift, TileSums<RowCount, Tiles>& sums) {
     ASYMKV_UNROLL
     for (int q = 0; q < Quads::quads; ++q, shift += Quads::width, depth += 4) {
-      const RowQuads<RowCount> quads(rows, depth);
+      const RowQuads<RowCount, terms_of(Quads::width)> quads(rows, depth);
       ASYMKV_UNROLL
       for (int t = 0; t < Tiles; ++t) {
         const U32x16 vector = load_words(codes.at + t * codes.tile_bytes);
@@ -386,10 +395,18 @@ inline float set_step(FoldedRow& row) {
 /// The third stage: bytes, those of mixed widths in order.
 template <int Bits>
 inline void round_row(const FoldedRow& row, Index depth, float inverse_step) {
+  const auto store_bytes_of = [](std::int8_t* to, const Bytes& bytes) {
+    store(to, Bits == kMixed ? in_order(bytes) : bytes);
+  };
+  Rest rest = first_rest();
   for (Index d = 0; d < padded_depth(depth); d += 64) {
-    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
-    store(row.high + d, Bits == kMixed ? in_order(terms.high) : terms.high);
-    store(row.low + d, Bits == kMixed ? in_order(terms.low) : terms.low);
+    const Wholes wholes = round_wholes(row.elements + d, broadcast(inverse_step));
+    if constexpr (Bits == kMixed || terms_of(Bits) == 1) store_bytes_of(row.coarse + d, coarse_bytes(wholes, rest));
+    if constexpr (Bits == kMixed || terms_of(Bits) == 2) {
+      const ByteTerms terms = split_terms(wholes);
+      store_bytes_of(row.high + d, terms.high);
+      store_bytes_of(row.low + d, terms.low);
+    }
   }
 }
 
@@ -435,7 +452,8 @@ inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<R
 template <int Bits, int RowCount>
 inline void dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
-  constexpr int most = std::max(1, kPanelTiles / RowCount);
+  constexpr int registers = kPanelTiles * 2 / terms_of(Bits);
+  constexpr int most = std::min(int(page_tokens / tile_lanes), std::max(1, registers / RowCount));
   if constexpr (Bits == kMixed) {
     dot_mixed(panel, group, result);
   } else {
@@ -452,6 +470,7 @@ inline void place_row(const PanelLayout& layout, float* scratch, Index i, Folded
   row.elements = scratch + i * row_scratch(layout);
   row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(layout.depth));
   row.low = row.high + padded_depth(layout.depth);
+  row.coarse = row.low + padded_depth(layout.depth);
 }
 
 /// Rows [first, end) of each panel, RowCount at a time.
