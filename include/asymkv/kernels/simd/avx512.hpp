@@ -12,6 +12,7 @@ struct U32x16 {
 constexpr int kAccumulators = 16;
 constexpr int kPanelTiles = 8;
 constexpr int kDotRows = 4;
+constexpr int kLatentSums = 8;
 constexpr int kTiles = 2;
 constexpr int kRows = 8;
 
@@ -108,6 +109,7 @@ inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
 inline U32x16 shift_right(U32x16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 inline U32x16 shift_left(U32x16 a, int n) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(int(mask)))}; }
+inline U32x16 add(U32x16 a, U32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline U32x16 bit_or(U32x16 a, U32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline U32x16 blend_bits(U32x16 mask, U32x16 a, U32x16 b) {
   return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xca)};

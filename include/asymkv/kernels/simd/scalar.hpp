@@ -15,6 +15,8 @@ constexpr int kAccumulators = 4;
 /// the unpacking.
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 1;
+/// Sums that must be under way for byte products to run at their rate.
+constexpr int kLatentSums = 1;
 /// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;
 /// Most rows of a product over a float tile.
@@ -155,6 +157,10 @@ inline U32x16 shift_left(U32x16 a, int n) {
 }
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
   for (int i = 0; i < 16; ++i) a.v[i] &= mask;
+  return a;
+}
+inline U32x16 add(U32x16 a, U32x16 b) {
+  for (int i = 0; i < 16; ++i) a.v[i] += b.v[i];
   return a;
 }
 inline U32x16 bit_or(U32x16 a, U32x16 b) {

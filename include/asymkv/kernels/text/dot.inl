@@ -207,6 +207,41 @@ struct VectorsOf {
   }
 };
 
+/// Adds other sums.
+template <int RowCount, int Tiles>
+__attribute__((always_inline)) inline void merge(const TileSums<RowCount, Tiles>& others,
+                                                 TileSums<RowCount, Tiles>& sums) {
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
+  for (int t = 0; t < Tiles; ++t) {
+    sums.high[r][t] = add(sums.high[r][t], others.high[r][t]);
+    sums.low[r][t] = add(sums.low[r][t], others.low[r][t]);
+  }
+}
+
+/// Adds `blocks` blocks to words: where there are too few sums to hide the latency of their products, as many blocks at
+/// once as it takes, each to sums of its own.
+template <class Blocks, int RowCount, int Tiles>
+__attribute__((always_inline)) inline void add_wide_blocks(CodeStream codes, Index blocks, Blocks block,
+                                                           const FoldedRow* rows, TileSums<RowCount, Tiles>& sums) {
+  using Sums = WideSums<Blocks::greatest_bits>;
+  constexpr int sums_of_tiles = RowCount * Tiles * terms_of(Blocks::greatest_bits);
+  constexpr int at_once = std::min(4, std::max(1, kLatentSums / sums_of_tiles));
+  if constexpr (at_once > 1) {
+    TileSums<RowCount, Tiles> others[at_once - 1];
+    ASYMKV_UNROLL
+    for (int i = 1; i < at_once; ++i) clear(others[i - 1]);
+    for (; blocks >= at_once; blocks -= at_once) {
+      ASYMKV_UNROLL
+      for (int i = 0; i < at_once; ++i, advance(codes, Blocks::vectors))
+        block.template add<Sums>(codes, rows, i == 0 ? sums : others[i - 1]);
+    }
+    ASYMKV_UNROLL
+    for (int i = 1; i < at_once; ++i) merge(others[i - 1], sums);
+  }
+  for (; blocks > 0; --blocks, advance(codes, Blocks::vectors)) block.template add<Sums>(codes, rows, sums);
+}
+
 /// Adds `blocks` blocks, in narrow sums as long as these hold, where the instruction set has them. This and what it
 /// calls are inlined by force: the sums must stay in registers.
 template <class Blocks, int RowCount, int Tiles>
@@ -214,8 +249,7 @@ __attribute__((always_inline)) inline void add_blocks(CodeStream codes, Index bl
                                                       const FoldedRow* rows, TileSums<RowCount, Tiles>& sums) {
   constexpr Index run = Blocks::narrow_run;
   if constexpr (run == 0) {
-    for (; blocks > 0; --blocks, advance(codes, Blocks::vectors))
-      block.template add<WideSums<Blocks::greatest_bits>>(codes, rows, sums);
+    add_wide_blocks(codes, blocks, block, rows, sums);
   } else {
     TileSums<RowCount, Tiles> narrow;
     clear(narrow);
