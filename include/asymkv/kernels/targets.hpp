@@ -67,10 +67,10 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace kernels {
 
-/// What coarse bytes find left before the first elements (dot.inl), 0..127, spread evenly over any 2^n lanes: of many
-/// elements too small for a byte, as many as their sum says then become 1.
-constexpr std::int16_t first_rests[32] = {2, 66, 34, 98,  18, 82, 50, 114, 10, 74, 42, 106, 26, 90, 58, 122,
-                                          6, 70, 38, 102, 22, 86, 54, 118, 14, 78, 46, 110, 30, 94, 62, 126};
+/// The carry before the first of coarse bytes (dot.inl). Even over the first 8, 16 and 32 lanes, and over those that 16
+/// elements of a row take, so that of many elements too small for a byte about as many as their sum says become 1.
+inline constexpr std::int16_t first_carries[32] = {2,  66, 34, 98,  18, 82, 50, 114, 26, 90, 58, 122, 10, 74, 42, 106,
+                                                   14, 78, 46, 110, 30, 94, 62, 126, 22, 86, 54, 118, 6,  70, 38, 102};
 
 #define ASYMKV_UNROLL  // a lane each would be unrolled too
 #define ASYMKV_INLINE inline

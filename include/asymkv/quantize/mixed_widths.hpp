@@ -131,7 +131,7 @@ class QuadPlaces {
 
 /// Channels of a page in the order in which it keeps them: those of a width side by side, ascending.
 struct ChannelOrder : QuadCounts {
-  std::uint8_t channels[mixed_depth_limit + 8] = {};  ///< in each slot; written by eights
+  std::uint8_t channels[mixed_depth_limit + 8] = {};  ///< in each slot; what is beyond slots() means nothing
 };
 
 namespace detail {
@@ -173,7 +173,7 @@ struct SetMembers {
         if ((set >> i & 1) != 0) members[set][count[set]++] = static_cast<std::uint8_t>(i);
   }
 };
-constexpr SetMembers set_members;
+inline constexpr SetMembers set_members;
 
 }  // namespace detail
 
@@ -200,7 +200,8 @@ __attribute__((always_inline)) inline QuadCounts read_quad_counts(const PanelLay
   return {{none / 4, ones / 4, twos / 4, threes / 4, fours / 4, fives / 4, sixes / 4, 0, eights / 4}};
 }
 
-/// O(depth), by sets of eight channels: a loop over those of one width alone would end where nothing foresees it.
+/// O(depth). By sets of eight channels: a loop over the channels of one width would have an unpredictable end, which
+/// costs more than stores that the next ones overwrite.
 inline ChannelOrder read_channel_order(const PanelLayout& layout, const unsigned char* widths) noexcept {
   constexpr std::uint64_t ones = 0x0101010101010101u;
   ChannelOrder order;
@@ -212,11 +213,11 @@ inline ChannelOrder read_channel_order(const PanelLayout& layout, const unsigned
       std::uint64_t mask = detail::WidthDigits::read(layout, widths, word).channels_of(width);
       if (channels < 64) mask &= (std::uint64_t(1) << channels) - 1;
       if (mask == 0) continue;
-      for (std::uint64_t first = std::uint64_t(64 * word), i = 0; i < 64; i += 8) {
+      for (Index i = 0; i < 64 && i < channels; i += 8) {
         const std::uint64_t set = mask >> i & 255u;
         std::uint64_t members;
         std::memcpy(&members, detail::set_members.members[set], 8);
-        members += ones * (first + i);
+        members += ones * std::uint64_t(64 * word + i);
         std::memcpy(order.channels + slot, &members, 8);
         slot += detail::set_members.count[set];
       }

@@ -11,7 +11,7 @@ struct U32x16 {
 constexpr int kAccumulators = 6;
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 2;
-constexpr int kLatentSums = 1;
+constexpr int kSumsInFlight = 1;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
 
@@ -163,7 +163,6 @@ inline U32x16 shift_left(U32x16 a, int n) {
   const __m128i count = _mm_cvtsi32_si128(n);
   return {_mm256_sll_epi32(a.lo, count), _mm256_sll_epi32(a.hi, count)};
 }
-inline U32x16 add(U32x16 a, U32x16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 inline U32x16 bit_or(U32x16 a, U32x16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 inline __m256i blend_bits_256(__m256i mask, __m256i a, __m256i b) {
   return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
@@ -211,17 +210,17 @@ inline ByteTerms split_terms(const Wholes& a) {
   return {{_mm256_packs_epi16(high(0), high(1)), _mm256_packs_epi16(high(2), high(3))},
           {_mm256_packs_epi16(low(0), low(1)), _mm256_packs_epi16(low(2), low(3))}};
 }
-struct Rest {
+struct Carry {
   __m256i v;
 };
-inline Rest first_rest() { return {load_256(first_rests)}; }
-inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+inline Carry first_carry() { return {load_256(first_carries)}; }
+inline Bytes coarse_bytes(const Wholes& a, Carry& carry) {
   __m256i bytes[4];
   ASYMKV_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const __m256i sum = _mm256_add_epi16(a.v[i], rest.v);
+    const __m256i sum = _mm256_add_epi16(a.v[i], carry.v);
     bytes[i] = _mm256_srai_epi16(sum, 7);
-    rest.v = _mm256_and_si256(sum, _mm256_set1_epi16(127));
+    carry.v = _mm256_and_si256(sum, _mm256_set1_epi16(127));
   }
   return {_mm256_packs_epi16(bytes[0], bytes[1]), _mm256_packs_epi16(bytes[2], bytes[3])};
 }

@@ -12,7 +12,7 @@ struct U32x16 {
 constexpr int kAccumulators = 16;
 constexpr int kPanelTiles = 8;
 constexpr int kDotRows = 4;
-constexpr int kLatentSums = 8;
+constexpr int kSumsInFlight = 8;
 constexpr int kTiles = 2;
 constexpr int kRows = 8;
 
@@ -148,15 +148,15 @@ inline ByteTerms split_terms(Wholes a) {
   return {{_mm512_packs_epi16(_mm512_srai_epi16(a.lo, 7), _mm512_srai_epi16(a.hi, 7))},
           {_mm512_packs_epi16(_mm512_and_si512(a.lo, low_bits), _mm512_and_si512(a.hi, low_bits))}};
 }
-struct Rest {
+struct Carry {
   __m512i v;
 };
-inline Rest first_rest() { return {load_words(first_rests).v}; }
-inline Bytes coarse_bytes(Wholes a, Rest& rest) {
+inline Carry first_carry() { return {load_words(first_carries).v}; }
+inline Bytes coarse_bytes(Wholes a, Carry& carry) {
   const __m512i low_bits = _mm512_set1_epi16(127);
-  const __m512i lo = _mm512_add_epi16(a.lo, rest.v);
+  const __m512i lo = _mm512_add_epi16(a.lo, carry.v);
   const __m512i hi = _mm512_add_epi16(a.hi, _mm512_and_si512(lo, low_bits));
-  rest.v = _mm512_and_si512(hi, low_bits);
+  carry.v = _mm512_and_si512(hi, low_bits);
   return {_mm512_packs_epi16(_mm512_srai_epi16(lo, 7), _mm512_srai_epi16(hi, 7))};
 }
 /// 16 quads are a 4 x 4 matrix, transposed.

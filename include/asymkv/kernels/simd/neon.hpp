@@ -13,7 +13,7 @@ struct U32x16 {
 constexpr int kAccumulators = 4;
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 2;
-constexpr int kLatentSums = 1;
+constexpr int kSumsInFlight = 1;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
 
@@ -157,9 +157,6 @@ inline U32x16 shift_left(U32x16 a, int n) {
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
   return quarters<U32x16>([&](int i) { return vandq_u32(a.v[i], vdupq_n_u32(mask)); });
 }
-inline U32x16 add(U32x16 a, U32x16 b) {
-  return quarters<U32x16>([&](int i) { return vaddq_u32(a.v[i], b.v[i]); });
-}
 inline U32x16 bit_or(U32x16 a, U32x16 b) {
   return quarters<U32x16>([&](int i) { return vorrq_u32(a.v[i], b.v[i]); });
 }
@@ -213,17 +210,17 @@ inline ByteTerms split_terms(const Wholes& a) {
   }
   return terms;
 }
-struct Rest {
+struct Carry {
   int16x8_t v;
 };
-inline Rest first_rest() { return {vld1q_s16(first_rests)}; }
-inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+inline Carry first_carry() { return {vld1q_s16(first_carries)}; }
+inline Bytes coarse_bytes(const Wholes& a, Carry& carry) {
   Bytes bytes;
   ASYMKV_UNROLL
   for (int i = 0; i < 4; ++i) {
-    const int16x8_t front = vaddq_s16(a.v[2 * i], rest.v);
+    const int16x8_t front = vaddq_s16(a.v[2 * i], carry.v);
     const int16x8_t back = vaddq_s16(a.v[2 * i + 1], vandq_s16(front, vdupq_n_s16(127)));
-    rest.v = vandq_s16(back, vdupq_n_s16(127));
+    carry.v = vandq_s16(back, vdupq_n_s16(127));
     bytes.v[i] = vcombine_s8(vshrn_n_s16(front, 7), vshrn_n_s16(back, 7));
   }
   return bytes;

@@ -11,12 +11,12 @@ struct U32x16 {
 
 /// Register budget: result vectors that a product keeps at once.
 constexpr int kAccumulators = 4;
-/// Lane tiles that a product over packed codes handles together, of one row of two terms (dot.inl); and rows that share
-/// the unpacking.
+/// Lane tiles that a product over packed codes handles together, of one row, where each takes two sums; and rows that
+/// share the unpacking.
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 1;
-/// Sums that must be under way for byte products to run at their rate.
-constexpr int kLatentSums = 1;
+/// Sums that must be under way at once for byte products to run at their rate; two here, for tests to see.
+constexpr int kSumsInFlight = 4;
 /// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;
 /// Most rows of a product over a float tile.
@@ -227,23 +227,25 @@ inline ByteTerms split_terms(const Wholes& a) {
   }
   return terms;
 }
-/// What coarse bytes have left, in each of some lanes.
-struct Rest {
+/// What coarse bytes have left, 0..127 in each lane of a vector of halfwords.
+struct Carry {
   std::int16_t v[32];
 };
-inline Rest first_rest() {
-  Rest rest;
-  std::memcpy(rest.v, first_rests, sizeof rest.v);
-  return rest;
+inline Carry first_carry() {
+  Carry carry;
+  std::memcpy(carry.v, first_carries, sizeof carry.v);
+  return carry;
 }
-/// One byte of each whole number in units of 128, in the order of split_terms: what is left of an element is added to
-/// one further on, in the same lane of the vectors.
-inline Bytes coarse_bytes(const Wholes& a, Rest& rest) {
+/// One byte of each whole number in units of 128, in the order of split_terms; what that leaves is added to the next
+/// number in the same lane. How many lanes there are (8 to 32), and which numbers meet in one, differ from one
+/// instruction set to the other, and so do the bytes. The same on all: in each lane the numbers add up to the bytes
+/// times 128 and what the carry has grown by.
+inline Bytes coarse_bytes(const Wholes& a, Carry& carry) {
   Bytes bytes;
   for (int i = 0; i < 64; ++i) {
-    const int sum = a.v[i] + rest.v[i % 32];
+    const int sum = a.v[i] + carry.v[i % 32];
     bytes.v[i] = std::int8_t(sum >> 7);
-    rest.v[i % 32] = std::int16_t(sum & 127);
+    carry.v[i % 32] = std::int16_t(sum & 127);
   }
   return bytes;
 }

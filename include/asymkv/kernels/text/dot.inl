@@ -2,14 +2,16 @@
 // after dequantize.inl.
 //
 // The scales fold into the rows once per group: result = (row * scale) . codes + row . zero points. Folded rows are
-// rounded to 16256 steps of their greatest magnitude, and each element is cut into two signed bytes, 128 * high + low.
-// One shift and mask makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only
-// error beside that of float sums is the rows' rounding: each folded element is off by at most 1/32512 of the greatest.
+// rounded to 16256 steps of their greatest magnitude, so that they meet the codes in whole numbers: one shift and mask
+// makes 64 unsigned bytes of codes, and 4-way dot products of bytes add them up exactly. So the only error beside that
+// of float sums is the rows' rounding.
 //
-// Codes of one or two bits are so rough that one byte of a row is enough for them, which halves the products: an
-// element becomes 128 * coarse, and what that leaves is added to an element further on, so that many small elements
-// are not lost and the sum of what all leave stays small. It is less than 1/127 of the greatest at each element, where
-// the codes themselves are off by a quarter of a scale on average.
+// For codes of three bits and more an element is cut into two signed bytes, 128 * high + low, and off by at most
+// 1/32512 of the greatest. For codes of one and two bits, which are rough themselves, one byte does, 128 * coarse, with
+// half the products. An element is off by less than 1/127 of the greatest then, and what it has lost is carried to the
+// next one in its vector lane: the losses of a lane add up to less than one unit of a byte, and many small elements are
+// not lost, as they would be if each were rounded for itself. Tests hold the error of attention below a fifth of what
+// quantization costs.
 //
 // Rows of mixed widths come in the order of a panel's channels, and its vectors are read one kind after the other.
 // Folding is a chain of dependent steps, so up to four rows are folded side by side before their products.
@@ -25,7 +27,7 @@ struct MixedTile {
   bool all_fit;
 };
 
-/// Bytes of a row's element that codes are multiplied with.
+/// Bytes of a row's element that codes of 1 to 8 bits are multiplied with.
 constexpr int terms_of(int bits) { return bits <= 2 ? 1 : 2; }
 
 /// A row times the scales of its group, first as floats, then as bytes in the order of the codes: an element is step *
@@ -207,7 +209,7 @@ struct VectorsOf {
   }
 };
 
-/// Adds other sums.
+/// sums += others
 template <int RowCount, int Tiles>
 __attribute__((always_inline)) inline void merge(const TileSums<RowCount, Tiles>& others,
                                                  TileSums<RowCount, Tiles>& sums) {
@@ -226,7 +228,7 @@ __attribute__((always_inline)) inline void add_wide_blocks(CodeStream codes, Ind
                                                            const FoldedRow* rows, TileSums<RowCount, Tiles>& sums) {
   using Sums = WideSums<Blocks::greatest_bits>;
   constexpr int sums_of_tiles = RowCount * Tiles * terms_of(Blocks::greatest_bits);
-  constexpr int at_once = std::min(4, std::max(1, kLatentSums / sums_of_tiles));
+  constexpr int at_once = std::min(4, std::max(1, kSumsInFlight / sums_of_tiles));
   if constexpr (at_once > 1) {
     TileSums<RowCount, Tiles> others[at_once - 1];
     ASYMKV_UNROLL
@@ -426,21 +428,45 @@ inline float set_step(FoldedRow& row) {
   return zero ? 0.0f : kSteps / greatest;
 }
 
-/// The third stage: bytes, those of mixed widths in order.
-template <int Bits>
-inline void round_row(const FoldedRow& row, Index depth, float inverse_step) {
-  const auto store_bytes_of = [](std::int8_t* to, const Bytes& bytes) {
-    store(to, Bits == kMixed ? in_order(bytes) : bytes);
-  };
-  Rest rest = first_rest();
-  for (Index d = 0; d < padded_depth(depth); d += 64) {
+/// The third stage: bytes of elements 0 to end - 1, in the order of the vector layer.
+inline void round_to_terms(const FoldedRow& row, Index end, float inverse_step) {
+  for (Index d = 0; d < end; d += 64) {
+    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
+    store(row.high + d, terms.high);
+    store(row.low + d, terms.low);
+  }
+}
+inline void round_to_coarse(const FoldedRow& row, Index end, float inverse_step) {
+  Carry carry = first_carry();
+  for (Index d = 0; d < end; d += 64)
+    store(row.coarse + d, coarse_bytes(round_wholes(row.elements + d, broadcast(inverse_step)), carry));
+}
+/// The same for mixed widths, whose bytes lie in order: two terms of the channels of three bits and more, which come
+/// first, and coarse bytes of the others, to which those carry nothing.
+inline void round_mixed(const FoldedRow& row, Index end, Index first_coarse, float inverse_step) {
+  for (Index d = 0; d < first_coarse; d += 64) {
+    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
+    store(row.high + d, in_order(terms.high));
+    store(row.low + d, in_order(terms.low));
+  }
+  const Index begin = first_coarse / 64 * 64;
+  std::memset(row.elements + begin, 0, sizeof(float) * std::size_t(first_coarse - begin));
+  Carry carry = first_carry();
+  for (Index d = begin; d < end; d += 64) {
     const Wholes wholes = round_wholes(row.elements + d, broadcast(inverse_step));
-    if constexpr (Bits == kMixed || terms_of(Bits) == 1) store_bytes_of(row.coarse + d, coarse_bytes(wholes, rest));
-    if constexpr (Bits == kMixed || terms_of(Bits) == 2) {
-      const ByteTerms terms = split_terms(wholes);
-      store_bytes_of(row.high + d, terms.high);
-      store_bytes_of(row.low + d, terms.low);
-    }
+    store(row.coarse + d, in_order(coarse_bytes(wholes, carry)));
+  }
+}
+template <int Bits, int RowCount>
+inline void round_rows(const FoldedGroup<RowCount>& group, Index depth, const float* inverse_steps) {
+  const Index end = padded_depth(depth);
+  for (int r = 0; r < RowCount; ++r) {
+    if constexpr (Bits == kMixed)
+      round_mixed(group.rows[r], end, group.mixed.first[2], inverse_steps[r]);
+    else if constexpr (terms_of(Bits) == 2)
+      round_to_terms(group.rows[r], end, inverse_steps[r]);
+    else
+      round_to_coarse(group.rows[r], end, inverse_steps[r]);
   }
 }
 
@@ -477,20 +503,18 @@ inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<R
   for (Index i = 0; i < count; ++i) fold_rows<Bits, RowCount>(panels, rows, groups[i]);
   for (Index i = 0; i < count; ++i)
     for (int r = 0; r < RowCount; ++r) inverse_steps[i * RowCount + r] = set_step(groups[i].rows[r]);
-  for (Index i = 0; i < count; ++i)
-    for (int r = 0; r < RowCount; ++r)
-      round_row<Bits>(groups[i].rows[r], panels.depth, inverse_steps[i * RowCount + r]);
+  for (Index i = 0; i < count; ++i) round_rows<Bits>(groups[i], panels.depth, inverse_steps + i * RowCount);
 }
 
 /// Tiles [tile, end) of one group, as many at once as registers allow, then two, then one; all of mixed widths.
 template <int Bits, int RowCount>
 inline void dot_group(const PanelView& panel, Index tile, Index end, const FoldedGroup<RowCount>& group,
                       const ResultRows& result) {
-  constexpr int registers = kPanelTiles * 2 / terms_of(Bits);
-  constexpr int most = std::min(int(page_tokens / tile_lanes), std::max(1, registers / RowCount));
   if constexpr (Bits == kMixed) {
     dot_mixed(panel, group, result);
   } else {
+    constexpr int of_one_row = std::min(8, kPanelTiles * 2 / terms_of(Bits));
+    constexpr int most = std::max(1, of_one_row / RowCount);
     for (; tile + most <= end; tile += most) dot_tiles<Bits, RowCount, most>(panel, tile, group, result);
     if constexpr (most > 2)
       for (; tile + 2 <= end; tile += 2) dot_tiles<Bits, RowCount, 2>(panel, tile, group, result);
