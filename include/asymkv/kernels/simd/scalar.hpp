@@ -15,7 +15,8 @@ constexpr int kAccumulators = 4;
 /// share the unpacking.
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 1;
-/// Sums that must be under way at once for byte products to run at their rate; two here, for tests to see.
+/// Sums that must be under way at once for byte products to run at their rate. Nothing needs them here, but so tests
+/// see two blocks at once.
 constexpr int kSumsInFlight = 4;
 /// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;

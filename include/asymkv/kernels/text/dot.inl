@@ -428,34 +428,35 @@ inline float set_step(FoldedRow& row) {
   return zero ? 0.0f : kSteps / greatest;
 }
 
-/// The third stage: bytes of elements 0 to end - 1, in the order of the vector layer.
+/// The third stage: bytes. Those of mixed widths lie in order, others as the vector layer leaves them.
+template <int Bits>
+inline void store_rounded(std::int8_t* to, const Bytes& bytes) {
+  store(to, Bits == kMixed ? in_order(bytes) : bytes);
+}
+template <int Bits>
 inline void round_to_terms(const FoldedRow& row, Index end, float inverse_step) {
   for (Index d = 0; d < end; d += 64) {
     const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
-    store(row.high + d, terms.high);
-    store(row.low + d, terms.low);
+    store_rounded<Bits>(row.high + d, terms.high);
+    store_rounded<Bits>(row.low + d, terms.low);
   }
 }
-inline void round_to_coarse(const FoldedRow& row, Index end, float inverse_step) {
-  Carry carry = first_carry();
-  for (Index d = 0; d < end; d += 64)
-    store(row.coarse + d, coarse_bytes(round_wholes(row.elements + d, broadcast(inverse_step)), carry));
-}
-/// The same for mixed widths, whose bytes lie in order: two terms of the channels of three bits and more, which come
-/// first, and coarse bytes of the others, to which those carry nothing.
-inline void round_mixed(const FoldedRow& row, Index end, Index first_coarse, float inverse_step) {
-  for (Index d = 0; d < first_coarse; d += 64) {
-    const ByteTerms terms = split_terms(round_wholes(row.elements + d, broadcast(inverse_step)));
-    store(row.high + d, in_order(terms.high));
-    store(row.low + d, in_order(terms.low));
-  }
-  const Index begin = first_coarse / 64 * 64;
-  std::memset(row.elements + begin, 0, sizeof(float) * std::size_t(first_coarse - begin));
+/// From `begin` on, a multiple of 64.
+template <int Bits>
+inline void round_to_coarse(const FoldedRow& row, Index begin, Index end, float inverse_step) {
   Carry carry = first_carry();
   for (Index d = begin; d < end; d += 64) {
     const Wholes wholes = round_wholes(row.elements + d, broadcast(inverse_step));
-    store(row.coarse + d, in_order(coarse_bytes(wholes, carry)));
+    store_rounded<Bits>(row.coarse + d, coarse_bytes(wholes, carry));
   }
+}
+/// Two terms of the channels of three bits and more, which come first, and coarse bytes of the others, to which those
+/// carry nothing.
+inline void round_mixed(const FoldedRow& row, Index end, Index first_coarse, float inverse_step) {
+  round_to_terms<kMixed>(row, first_coarse, inverse_step);
+  const Index begin = first_coarse / 64 * 64;
+  std::memset(row.elements + begin, 0, sizeof(float) * std::size_t(first_coarse - begin));
+  round_to_coarse<kMixed>(row, begin, end, inverse_step);
 }
 template <int Bits, int RowCount>
 inline void round_rows(const FoldedGroup<RowCount>& group, Index depth, const float* inverse_steps) {
@@ -464,9 +465,9 @@ inline void round_rows(const FoldedGroup<RowCount>& group, Index depth, const fl
     if constexpr (Bits == kMixed)
       round_mixed(group.rows[r], end, group.mixed.first[2], inverse_steps[r]);
     else if constexpr (terms_of(Bits) == 2)
-      round_to_terms(group.rows[r], end, inverse_steps[r]);
+      round_to_terms<Bits>(group.rows[r], end, inverse_steps[r]);
     else
-      round_to_coarse(group.rows[r], end, inverse_steps[r]);
+      round_to_coarse<Bits>(group.rows[r], 0, end, inverse_steps[r]);
   }
 }
 
