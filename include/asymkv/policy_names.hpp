@@ -81,7 +81,7 @@ inline Result<LayerFormat> parse_layer(std::string_view text) noexcept {
   LayerFormat layer;
   std::string_view rest = text;
   if (!take_side(rest, "k", layer.keys) || !take_side(rest, "v", layer.values) || !rest.empty())
-    return name_error(text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and bits)");
+    return name_error(text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits)");
   if (Status status = check(layer.keys, Side::keys); !status.ok()) return name_error(text, status.message());
   if (Status status = check(layer.values, Side::values); !status.ok()) return name_error(text, status.message());
   return layer;
@@ -178,8 +178,10 @@ inline Result<AsymKVPolicy> parse_ranges(std::string_view name, Index num_layers
     Index first = 0, last = 0;
     if (!take_number(text, first))
       return name_error(part.empty() ? name : part,
-                        layers.empty() ? "is no policy name; try balanced-1.7, AsymKV-16/0, KIVI-2 or k4v2"
-                                       : "lacks a range of layers");
+                        layers.empty()
+                            ? "is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, fine-2.4, "
+                              "finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float"
+                            : "lacks a range of layers");
     last = first;
     if (take(text, "-") && !take_number(text, last)) return name_error(part, "lacks the last layer of its range");
     if (!take(text, ":")) return name_error(part, "lacks ':' after its layers");

@@ -31,13 +31,11 @@ struct CompactScales {
 /// The scale of each code: 0, then 2^(code/8 - 16).
 inline constexpr detail::CompactScales compact_scales;
 
-/// Code of the scale nearest to `scale` on a logarithmic axis; 0 only for scales that are 0 or too small for code 1.
+/// Code of a scale that is one of compact_scales: 2^(i/8), i < 8, lies above 1 + (i-1)/8 and not above 1 + i/8, so the
+/// exponent and the first three bits of the mantissa, rounded up, count eighths of octaves.
 inline std::uint8_t compact_code(float scale) noexcept {
-  const std::uint32_t bits = float_bits(scale);
-  const float mantissa = bits_float((bits & 0x7fffffu) | 0x3f800000u);
-  int code = (int(bits >> 23) - 127 + 16) * 8;
-  for (float threshold : detail::compact_thresholds) code += mantissa >= threshold;
-  return std::uint8_t(code < 0 || !(scale > 0.0f) ? 0 : code > 255 ? 255 : code);
+  const std::uint32_t eighths = (float_bits(scale) + 0xfffffu) >> 20;
+  return static_cast<std::uint8_t>(eighths == 0 ? 0 : eighths - 8 * (127 - 16));
 }
 
 ASYMKV_NAMESPACE_END

@@ -352,20 +352,27 @@ class VectorSearch {
     for (bool better = true; better;) {
       better = false;
       const VectorChoice from = choice;
-      for (int i = 0; i <= VectorChoice::kinds; ++i)  // the last stands for no change beside j's
-        for (int j = 0; j < VectorChoice::kinds; ++j)
-          for (Index change : {Index(-1), Index(1), Index(4), Index(8), -from.of[j]}) {
-            VectorChoice changed = from;
-            changed.of[j] += change;
-            if (i < VectorChoice::kinds) changed.of[i] -= change;
-            if (change == 0 || !changed.counts(vectors_, errors_.quads(), v)) continue;
-            const std::uint64_t cost = cost_of(v);
-            if (cost >= least) continue;
-            least = cost;
-            keep(v, cost);
-            choice = changed;
-            better = true;
-          }
+      // `count` fewer of kind `less` and more of kind `more`; a negative kind is none
+      const auto try_change = [&](int less, int more, Index count) {
+        VectorChoice changed = from;
+        if (less >= 0 && (changed.of[less] -= count) < 0) return;
+        if (more >= 0) changed.of[more] += count;
+        if (!changed.counts(vectors_, errors_.quads(), v)) return;
+        const std::uint64_t cost = cost_of(v);
+        if (cost >= least) return;
+        least = cost;
+        keep(v, cost);
+        choice = changed;
+        better = true;
+      };
+      for (int less = -1; less < VectorChoice::kinds; ++less) {
+        const Index all = less < 0 ? 0 : from.of[less];
+        for (int more = -1; more < VectorChoice::kinds; ++more) {
+          if (more == less) continue;
+          for (Index count : {Index(1), Index(4), Index(8)}) try_change(less, more, count);
+          if (all > 1) try_change(less, more, all);
+        }
+      }
     }
   }
   std::uint64_t cost_of(const VectorCounts& v) const noexcept {

@@ -41,11 +41,11 @@ inline kernels::GroupCoding coding_of(const Format& format) noexcept {
 
 }  // namespace detail
 
-/// Floats of scratch that writing a panel needs: a batch of 16 depths of all lanes that are written together, and the
-/// codes of a page of mixed widths.
+/// Floats of scratch that writing a panel needs: a batch of 16 depths of all lanes that are written together; of a page
+/// of mixed widths all depths, and their codes.
 constexpr Index writer_scratch(const PanelLayout& layout) noexcept {
-  const Index lanes = layout.format.rotation == Rotation::none ? 128 : layout.lanes;
-  return tile_lanes * lanes + (layout.format.mixed() ? page_tokens * layout.depth_stride() / 4 : 0);
+  if (layout.format.mixed()) return page_tokens * layout.depth_stride() * 5 / 4;
+  return tile_lanes * (layout.format.rotation == Rotation::none ? 128 : layout.lanes);
 }
 
 /// A rectangle of a panel that is written together.
@@ -124,30 +124,28 @@ inline void store_mixed_metadata(const kernels::Table& kernels, const PanelLayou
 }
 
 /// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths, which is written whole: the
-/// other lanes get codes of 0. Tokens are gathered twice, for the variances and for the codes: all channels of a page
-/// as floats are larger than the first-level cache. `source` is the address of element (lane, 0), `previous` the panel
-/// of the page before, or null. `scratch` has writer_scratch floats.
+/// other lanes get codes of 0. `source` is the address of element (lane, 0), `previous` the panel of the page before,
+/// or null. `scratch` has writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, const unsigned char* previous,
                               unsigned char* panel, const kernels::PanelSource& source, Index lane, Index lanes,
                               float* scratch) noexcept {
   float variances[mixed_depth_limit];
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
-    kernels.gather(detail::shifted(source, 0, d), lanes, std::min(tile_lanes, layout.depth - d), scratch);
-    kernels.variances(scratch, lanes, variances + d);
+    float* const x = scratch + d * page_tokens;
+    kernels.gather(detail::shifted(source, 0, d), lanes, std::min(tile_lanes, layout.depth - d), x);
+    kernels.variances(x, lanes, variances + d);
   }
   detail::write_widths(layout, variances, previous == nullptr ? nullptr : previous + layout.widths_offset(),
                        panel + layout.widths_offset());
   const ChannelOrder order = read_channel_order(layout, panel + layout.widths_offset());
   float levels[mixed_depth_limit], scales[mixed_depth_limit], zero_points[mixed_depth_limit];
   greatest_codes(layout, order, levels);
-  unsigned char* codes = reinterpret_cast<unsigned char*>(scratch + tile_lanes * page_tokens);
+  unsigned char* codes = reinterpret_cast<unsigned char*>(scratch + page_tokens * layout.depth_stride());
   kernels::GroupCoding coding = detail::coding_of(layout.format);
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
-    const Index count = std::min(tile_lanes, layout.depth - d);
     unsigned char* batch = codes + d * page_tokens;
     std::memcpy(coding.levels, levels + d, sizeof coding.levels);
-    kernels.gather(detail::shifted(source, 0, d), lanes, count, scratch);
-    kernels.quantize(coding, scratch, lanes, scales + d, zero_points + d, batch + lane * tile_lanes);
+    kernels.quantize(coding, scratch + d * page_tokens, lanes, scales + d, zero_points + d, batch + lane * tile_lanes);
     std::memset(batch, 0, std::size_t(lane * tile_lanes));
     std::memset(batch + (lane + lanes) * tile_lanes, 0, std::size_t((page_tokens - lane - lanes) * tile_lanes));
   }

@@ -58,13 +58,16 @@ inline void rotate_columns(float* x, Index dim) {
     const Index size = hadamard_size(dim);
     Index half = 1;
     for (; 4 * half <= size; half *= 4) rotate_twice(x, size, half);
-    for (Index i = 0; half < size && i < half; ++i) {
-      const F32x16 a = load(x + 16 * i), b = load(x + 16 * (i + half));
-      store(x + 16 * i, add(a, b));
-      store(x + 16 * (i + half), sub(a, b));
-    }
     const F32x16 factor = broadcast(1.0f / std::sqrt(float(size)));
-    for (Index i = 0; i < size; ++i) store(x + 16 * i, mul(load(x + 16 * i), factor));
+    if (half == size) {
+      for (Index i = 0; i < size; ++i) store(x + 16 * i, mul(load(x + 16 * i), factor));
+    } else {
+      for (Index i = 0; i < half; ++i) {
+        const F32x16 a = load(x + 16 * i), b = load(x + 16 * (i + half));
+        store(x + 16 * i, mul(add(a, b), factor));
+        store(x + 16 * (i + half), mul(sub(a, b), factor));
+      }
+    }
     x += 16 * size;
     dim -= size;
   }

@@ -4,7 +4,8 @@
 //
 // A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
 
-/// compact_scales.value of compact_code, for scales that are not negative.
+/// The compact scale nearest on a logarithmic axis, for scales that are not negative; 0 only for those too small for
+/// code 1.
 inline F32x16 round_compact(F32x16 scale) {
   const U32x16 bits = as_words(scale);
   const F32x16 octave = as_floats(bit_and(bits, 0x7f800000u)), one = broadcast(1.0f);
@@ -207,23 +208,28 @@ inline void quantize(const GroupCoding& coding, const float* x, Index count, flo
 /// Scales and zero points number first..first+count-1 of a panel.
 inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Index first, Index count,
                            const float* scales, const float* zero_points) {
-  if (count == 16 && layout.format.metadata == Metadata::fp16) {
-    store_half(panel + layout.scale_offset() + 2 * first, load(scales));
-    if (layout.format.zero_point == ZeroPoint::affine)
-      store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
+  if (count < 16) {
+    for (Index i = 0; i < count; ++i) ASYMKV_ABI::store_metadata(layout, panel, first + i, scales[i], zero_points[i]);
     return;
   }
-  for (Index i = 0; i < count; ++i) ASYMKV_ABI::store_metadata(layout, panel, first + i, scales[i], zero_points[i]);
+  unsigned char* const to = panel + layout.scale_offset() + layout.scale_bytes() * first;
+  if (layout.format.metadata == Metadata::fp16)
+    store_half(to, load(scales));
+  else
+    for (Index i = 0; i < 16; ++i) to[i] = compact_code(scales[i]);
+  if (layout.format.zero_point == ZeroPoint::affine)
+    store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
 }
 
-/// Variance of each lane.
+/// Variance of each lane, by its differences to the first element.
 inline void variances(const float* x, Index count, float* result) {
   F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
-  for (Index i = 0; i < count; ++i) sum = add(sum, load(x + 16 * i));
-  const F32x16 mean = div(sum, broadcast(float(count)));
-  for (Index i = 0; i < count; ++i) {
-    const F32x16 d = sub(load(x + 16 * i), mean);
+  const F32x16 first = load(x);
+  for (Index i = 1; i < count; ++i) {
+    const F32x16 d = sub(load(x + 16 * i), first);
+    sum = add(sum, d);
     squares = fma(d, d, squares);
   }
-  store(result, div(squares, broadcast(float(count))));
+  const F32x16 n = broadcast(float(count)), mean = div(sum, n), zero = broadcast(0.0f);
+  store(result, max(fma(sub(zero, mean), mean, div(squares, n)), zero));
 }
