@@ -29,19 +29,24 @@ TEST(Formats, CompactScalesArePowers) {
   }
 }
 
-/// Eighths of octaves above 2^-16, rounded; 0 is for what is below the first.
+/// Eighths of octaves above 2^-16, rounded; 0 is for what is below the first, 255 for what is above the last.
 int nearest_compact_code(float scale) {
   if (scale <= 0.0f) return 0;
-  return std::max(0, int(std::nearbyint(8.0 * (std::log2(double(scale)) + 16.0))));
+  return std::clamp(int(std::nearbyint(8.0 * (std::log2(double(scale)) + 16.0))), 0, 255);
 }
 
 TEST(Formats, CompactScalesAreTheNearest) {
   for (Isa isa : support::machine_isas()) {
     ForcedIsa forced(isa);
     std::vector<float> ranges{0.0f};
-    for (float x = 1e-7f; x < 32752.0f; x *= 1.0137f) ranges.push_back(half_to_float(float_to_half(x)));
+    for (float x = 0x1p-13f; x < 65504.0f; x *= 1.0137f) ranges.push_back(half_to_float(float_to_half(x)));
+    ranges.push_back(65504.0f);
+    for (float x = 0x1p-23f; x < 0x1p-13f; x *= 1.3f) ranges.push_back(2.0f * half_to_float(float_to_half(0.5f * x)));
     RowMatrix x = RowMatrix::Zero(32, Index(ranges.size()));
-    for (std::size_t c = 0; c < ranges.size(); ++c) x(5, Index(c)) = ranges[c];
+    for (std::size_t c = 0; c < ranges.size(); ++c) {
+      x(5, Index(c)) = 0.5f * ranges[c];
+      x(6, Index(c)) = -0.5f * ranges[c];
+    }
     const auto quantized = KeyQuantizer<1>(32, Fit::min_max, Metadata::compact).quantize(x);
     ASSERT_TRUE(quantized.ok());
     for (std::size_t c = 0; c < ranges.size(); ++c)

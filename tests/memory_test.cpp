@@ -27,8 +27,7 @@ constexpr Index kTokens = 179;
 
 /// Asks a cache with every tensor at the edge of its pages.
 template <class T>
-Answers answers_at(Edge edge, const char* policy, const CacheShape& shape, const Allocator& allocator) {
-  CacheOptions options{32, 0, allocator};
+Answers answers_at(Edge edge, const char* policy, const CacheShape& shape, const CacheOptions& options) {
   AsymKVCache cache = make_cache(policy, options, shape);
   const Index heads = 2 * shape.kv_heads;
   const Tokens tokens(kTokens, 5, shape);
@@ -54,11 +53,11 @@ Answers answers_at(Edge edge, const char* policy, const CacheShape& shape, const
 }
 
 template <class T>
-void nothing_beyond_the_edges(const char* policy, Index dim) {
+void nothing_beyond_the_edges(const char* policy, Index residual_length, Index dim) {
   const CacheShape shape{1, 2, dim, dim};
-  const Answers expected = answers_at<T>(Edge::begin, policy, shape, Allocator());
+  const Answers expected = answers_at<T>(Edge::begin, policy, shape, {residual_length, 0, Allocator()});
   for (Edge edge : {Edge::begin, Edge::end}) {
-    const Answers answers = answers_at<T>(edge, policy, shape, guarded_allocator());
+    const Answers answers = answers_at<T>(edge, policy, shape, {residual_length, 0, guarded_allocator()});
     EXPECT_EQ(answers.few, expected.few) << policy << " dim " << dim;
     EXPECT_EQ(answers.many, expected.many) << policy << " dim " << dim;
     EXPECT_EQ(answers.keys, expected.keys) << policy << " dim " << dim;
@@ -69,11 +68,12 @@ void nothing_beyond_the_edges(const char* policy, Index dim) {
 TEST(Guard, TensorsAndBlocksMayTouchForbiddenPages) {
   for (Isa isa : machine_isas()) {
     ForcedIsa forced(isa);
-    for (const char* policy : {"k2v3", "k8v1", "k16v32"})
+    for (const auto& [policy, residual_length] :
+         {std::pair<const char*, Index>{"k2v3", 32}, {"k8v1", 32}, {"k16v32", 32}, {"km2v1g128fcsr", 128}})
       for (Index dim : {40, 64, 100}) {
-        nothing_beyond_the_edges<float>(policy, dim);
-        nothing_beyond_the_edges<Eigen::half>(policy, dim);
-        nothing_beyond_the_edges<Eigen::bfloat16>(policy, dim);
+        nothing_beyond_the_edges<float>(policy, residual_length, dim);
+        nothing_beyond_the_edges<Eigen::half>(policy, residual_length, dim);
+        nothing_beyond_the_edges<Eigen::bfloat16>(policy, residual_length, dim);
       }
   }
 }

@@ -112,7 +112,8 @@ TEST(Policy, ErrorsNameThePart) {
        "policy name: 'bad' is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, "
        "fine-2.4, finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float"},
       {"km9v1",
-       "policy name: 'km9v1' is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits)"},
+       "policy name: 'km9v1' is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits by "
+       "halves)"},
       {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model"},
       {"0-3:k7v4+4-31:k4v2", "policy name: 'k7v4' format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)"},
       {"3-0:k8v4", "policy name: '3-0:k8v4' runs backwards"},

@@ -158,6 +158,48 @@ TEST(Quantizer, EveryGroupEqualsTheHalfPrecisionChain) {
   }
 }
 
+/// Groups of a column: two extremes, and between them numbers of binary16 up to eight from where a code rises.
+RowMatrix matrix_near_steps(Index columns, int levels, unsigned seed) {
+  constexpr Index group = 128;
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<double> exponent(-16.0, 14.0), mantissa(1.0, 2.0);
+  const auto signed_number = [&] {
+    return (generator() % 2 ? 1 : -1) * mantissa(generator) * std::exp2(exponent(generator));
+  };
+  RowMatrix x(group, columns);
+  for (Index c = 0; c < columns; ++c) {
+    const double first = generator() % 8 == 0 ? 0.0 : signed_number(), range = std::fabs(signed_number());
+    const auto inside = [](double v) { return float(std::clamp(v, -32752.0, 32752.0)); };
+    const Eigen::half least(inside(first)), greatest(inside(first + range));
+    for (Index t = 0; t < group; ++t) {
+      const double step = (double(generator() % unsigned(levels)) + 0.5) * (double(greatest) - double(least)) / levels;
+      const double near = double(least) + step,
+                   unit = std::max(0x1p-24, std::exp2(std::floor(std::log2(std::fabs(near))) - 10));
+      const Eigen::half moved(inside(near + (double(generator() % 17) - 8.0) * unit));
+      x(t, c) = std::clamp(float(moved), float(least), float(greatest));
+    }
+    x(3, c) = float(least);
+    x(90, c) = float(greatest);
+  }
+  return x;
+}
+
+TEST(Quantizer, ElementsNextToStepsOfTheirCode) {
+  for (Isa isa : support::machine_isas()) {
+    ForcedIsa forced(isa);
+    int groups = 0, differing = 0;
+    for (int bits : {1, 2, 4})
+      with_bits(bits, [&](auto b) {
+        const RowMatrix x = matrix_near_steps(4000, (1 << bits) - 1, unsigned(bits));
+        const auto keys = KeyQuantizer<b()>(128).quantize(x);
+        ASSERT_TRUE(keys.ok()) << keys.status().message();
+        groups += compare_with_oracle(*keys, x, differing);
+      });
+    EXPECT_EQ(groups, 12000);
+    EXPECT_EQ(differing, 0) << isa_name(isa);
+  }
+}
+
 TEST(Quantizer, TypesAndStridesGiveTheSameCodes) {
   const Eigen::Matrix<Eigen::half, Eigen::Dynamic, Eigen::Dynamic> half = hard_matrix(70, 45, 3).cast<Eigen::half>();
   const RowMatrix x = half.cast<float>();

@@ -81,7 +81,8 @@ inline Result<LayerFormat> parse_layer(std::string_view text) noexcept {
   LayerFormat layer;
   std::string_view rest = text;
   if (!take_side(rest, "k", layer.keys) || !take_side(rest, "v", layer.values) || !rest.empty())
-    return name_error(text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits)");
+    return name_error(
+        text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits by halves)");
   if (Status status = check(layer.keys, Side::keys); !status.ok()) return name_error(text, status.message());
   if (Status status = check(layer.values, Side::values); !status.ok()) return name_error(text, status.message());
   return layer;

@@ -31,7 +31,8 @@ constexpr Index slice_partials = 2;
 /// Float arrays in one block of memory.
 class AttentionScratch {
  public:
-  /// `kernel_floats` are what products with packed panels, their writer and their reader need; `partials` is
+  /// `kernel_floats` are what products with packed panels need, and, where panels are written and read, their writer
+  /// and reader; `partials` is
   /// slice_partials, or 0 where nothing is cut.
   [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats, Index partials,
                               const Allocator& allocator) noexcept {

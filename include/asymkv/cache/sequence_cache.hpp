@@ -187,7 +187,7 @@ class SequenceCache : public KVCache {
     allocator_ = options.allocator;
     kernels_ = *table;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
-    Index kernel_floats = 0;
+    Index product_floats = 0, page_floats = 0;  // pages are written and read back with the first scratch alone
     for (Index i = 0; i < shape.layers; ++i) {
       SideConfig configs[2];
       for (Side side : {Side::keys, Side::values}) {
@@ -208,14 +208,15 @@ class SequenceCache : public KVCache {
                                "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
                                number(mixed_depth_limit));
         const PanelLayout layout = page_layout(config.format, side, config.dim);
-        kernel_floats =
-            std::max({kernel_floats, kernels::product_scratch(layout), writer_scratch(layout), reader_scratch(layout)});
+        product_floats = std::max(product_floats, kernels::product_scratch(layout));
+        page_floats = std::max({page_floats, writer_scratch(layout), reader_scratch(layout)});
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
     }
     if (!scratch_.reserve(options.threads, allocator_)) return no_memory();
     for (Index i = 0; i < options.threads; ++i) {
       AttentionScratch scratch;
+      const Index kernel_floats = i == 0 ? std::max(product_floats, page_floats) : product_floats;
       if (!scratch.allocate(shape.key_dim, shape.value_dim, kernel_floats, options.threads > 1 ? slice_partials : 0,
                             allocator_))
         return no_memory();

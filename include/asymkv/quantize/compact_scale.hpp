@@ -31,8 +31,8 @@ struct CompactScales {
 /// The scale of each code: 0, then 2^(code/8 - 16).
 inline constexpr detail::CompactScales compact_scales;
 
-/// Code of a scale that is one of compact_scales: 2^(i/8), i < 8, lies above 1 + (i-1)/8 and not above 1 + i/8, so the
-/// exponent and the first three bits of the mantissa, rounded up, count eighths of octaves.
+/// Code of a scale that is one of compact_scales, 0 being +0: 2^(i/8), i < 8, lies above 1 + (i-1)/8 and not above 1 +
+/// i/8, so the exponent and the first three bits of the mantissa, rounded up, count eighths of octaves.
 inline std::uint8_t compact_code(float scale) noexcept {
   const std::uint32_t eighths = (float_bits(scale) + 0xfffffu) >> 20;
   return static_cast<std::uint8_t>(eighths == 0 ? 0 : eighths - 8 * (127 - 16));

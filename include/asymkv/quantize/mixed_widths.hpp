@@ -326,7 +326,7 @@ struct VectorChoice {
 };
 
 /// The vectors that give least error, where each kind costs a 64th of it, since kernels read one kind after the other.
-/// A round tries some 200 choices of O(1) each; it takes a few microseconds a page, where widths change.
+/// A round tries some 200 choices of O(1) each: 5 to 50 microseconds for a panel of 128 channels, where widths change.
 class VectorSearch {
  public:
   VectorSearch(const QuadErrors& errors, Index vectors) noexcept : errors_(errors), vectors_(vectors) {
@@ -370,7 +370,7 @@ class VectorSearch {
         for (int more = -1; more < VectorChoice::kinds; ++more) {
           if (more == less) continue;
           for (Index count : {Index(1), Index(4), Index(8)}) try_change(less, more, count);
-          if (all > 1) try_change(less, more, all);
+          if (all > 1 && all != 4 && all != 8) try_change(less, more, all);
         }
       }
     }

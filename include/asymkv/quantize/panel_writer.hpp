@@ -124,8 +124,9 @@ inline void store_mixed_metadata(const kernels::Table& kernels, const PanelLayou
 }
 
 /// Quantizes lanes [lane, lane + lanes) of a page of keys into a panel of mixed widths, which is written whole: the
-/// other lanes get codes of 0. `source` is the address of element (lane, 0), `previous` the panel of the page before,
-/// or null. `scratch` has writer_scratch floats.
+/// other lanes get codes of 0. All channels are gathered before any is quantized, since widths depend on all: as floats
+/// they lie in the second-level cache, from where they come faster than from the source once more. `source` is the
+/// address of element (lane, 0), `previous` the panel of the page before, or null. `scratch` has writer_scratch floats.
 inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& layout, const unsigned char* previous,
                               unsigned char* panel, const kernels::PanelSource& source, Index lane, Index lanes,
                               float* scratch) noexcept {

@@ -157,6 +157,9 @@ inline U32x16 shift_left(U32x16 a, int n) {
 inline U32x16 bit_and(U32x16 a, std::uint32_t mask) {
   return quarters<U32x16>([&](int i) { return vandq_u32(a.v[i], vdupq_n_u32(mask)); });
 }
+inline U32x16 add(U32x16 a, U32x16 b) {
+  return quarters<U32x16>([&](int i) { return vaddq_u32(a.v[i], b.v[i]); });
+}
 inline U32x16 bit_or(U32x16 a, U32x16 b) {
   return quarters<U32x16>([&](int i) { return vorrq_u32(a.v[i], b.v[i]); });
 }

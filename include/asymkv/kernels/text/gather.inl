@@ -58,6 +58,7 @@ inline void rotate_columns(float* x, Index dim) {
     const Index size = hadamard_size(dim);
     Index half = 1;
     for (; 4 * half <= size; half *= 4) rotate_twice(x, size, half);
+    // the factor goes with the last step, if it is left, without a pass of its own
     const F32x16 factor = broadcast(1.0f / std::sqrt(float(size)));
     if (half == size) {
       for (Index i = 0; i < size; ++i) store(x + 16 * i, mul(load(x + 16 * i), factor));

@@ -4,8 +4,8 @@
 //
 // A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
 
-/// The compact scale nearest on a logarithmic axis, for scales that are not negative; 0 only for those too small for
-/// code 1.
+/// The compact scale nearest on a logarithmic axis, for scales that are not negative; +0 only for those too small for
+/// code 1, and the greatest for all above it.
 inline F32x16 round_compact(F32x16 scale) {
   const U32x16 bits = as_words(scale);
   const F32x16 octave = as_floats(bit_and(bits, 0x7f800000u)), one = broadcast(1.0f);
@@ -44,30 +44,80 @@ struct MinMaxFit {
   F32x16 scale, zero_point, inverse;
 
   static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
-    F32x16 least = round_half(load(x));
+    F32x16 least = load(x);
     F32x16 greatest = least;
     for (Index i = 1; i < count; ++i) {
-      const F32x16 value = round_half(load(x + 16 * i));
+      const F32x16 value = load(x + 16 * i);
       least = min(least, value);
       greatest = max(greatest, value);
     }
-    const F32x16 range = round_half(sub(greatest, least));
+    least = round_half(least);
+    const F32x16 range = round_half(sub(round_half(greatest), least));
     const F32x16 distance = round_half(div(range, load(coding.levels)));
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    const F32x16 stored = round_scale(distance, coding.metadata);
-    return {stored, add(least, broadcast(0.0f)), inverse_or_zero(stored)};
+    const F32x16 stored = round_scale(distance, coding.metadata), zero = broadcast(0.0f), one = broadcast(1.0f);
+    const F32x16 inverse = div(one, select_less(zero, stored, stored, one));
+    return {stored, add(least, zero), select_less(zero, stored, inverse, broadcast(0x1p100f))};
   }
 
-  /// A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the zero point.
+  /// Elements of the group. A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the
+  /// zero point: the inverse is so large then that every ratio but 0 is infinite.
   F32x16 codes(const GroupCoding& coding, const float* x) const {
-    const F32x16 zero = broadcast(0.0f);
-    const F32x16 top = load(coding.levels);
-    const F32x16 t = round_half(sub(round_half(load(x)), zero_point));
-    const F32x16 near = mul(t, inverse), minus = sub(zero, near);
-    const F32x16 ratio = round_half(fma(fma(minus, scale, t), inverse, near));
-    const F32x16 rounded = round_even(max(min(ratio, top), zero));
-    return select_less(zero, scale, rounded, select_less(zero, t, top, zero));
+    const F32x16 minus_scale = sub(broadcast(0.0f), scale);
+    const F32x16 t = round_half(sub(round_half(load(x)), zero_point)), near = mul(t, inverse);
+    return round_even(min(round_half(fma(fma(near, minus_scale, t), inverse, near)), load(coding.levels)));
   }
+};
+
+/// MinMaxFit's codes 0 to Levels, exactly, by comparing elements with the places where the code rises, which are found
+/// once a group. Scales must be numbers of binary16 that are not below least_scale.
+///
+/// The code is at least j where the ratio t/s, rounded to binary16, is above j - 1/2 (or at it where j is even), so
+/// where t > m * s with m half a unit in the last place above j - 1/2 (or below it): a product of 12 and 11 bits, exact,
+/// that no t of 11 bits is equal to. The next number of binary16, T, is the least such t. t is x - mn rounded, at least
+/// T where x - mn is above b, half a unit in the last place below T, or at it where T is even: where x >= b + mn, whose
+/// rounding error says on which side of it the nearest number of binary32 lies.
+template <int Levels>
+class MinMaxSteps {
+ public:
+  static constexpr float least_scale = 0x1p-13f;  // T has all its bits
+
+  explicit MinMaxSteps(const MinMaxFit& fitted) {
+    ASYMKV_UNROLL
+    for (int j = 1; j <= Levels; ++j) first_[j - 1] = first_element(j, fitted);
+  }
+  F32x16 codes(F32x16 x) const {
+    const F32x16 rounded = round_half(x);
+    F32x16 code = broadcast(0.0f);
+    ASYMKV_UNROLL
+    for (int j = 1; j <= Levels; ++j) code = select_less(rounded, first_[j - 1], code, broadcast(float(j)));
+    return code;
+  }
+
+ private:
+  static constexpr std::uint32_t half_unit = 0x1000;  // of binary16, in the bits of binary32
+
+  static F32x16 first_element(int j, const MinMaxFit& fitted) {
+    const std::uint32_t middle = float_bits(float(j) - 0.5f);
+    const F32x16 least = mul(fitted.scale, broadcast(bits_float(j % 2 == 0 ? middle - half_unit : middle + half_unit)));
+    const F32x16 near = round_half(least);
+    const U32x16 t = as_words(select_less(near, least, as_floats(add(as_words(near), words(2 * half_unit))), near));
+    const F32x16 b = as_floats(add(t, words(-half_unit))), mn = fitted.zero_point;
+    const F32x16 sum = add(b, mn), of_b = sub(sum, mn), error = add(sub(b, of_b), sub(mn, sub(sum, of_b)));
+    // b and mn are multiples of 2^-25, and so is the error
+    const F32x16 odd = as_floats(shift_left(bit_and(t, 2 * half_unit), 17)), unit = broadcast(0x1p-25f);
+    const F32x16 zero = broadcast(0.0f), most_error = select_less(zero, odd, mul(unit, broadcast(-0.5f)), zero);
+    const F32x16 above = max(as_floats(add(as_words(sum), words(1))), unit);
+    const F32x16 below_zero = as_floats(add(as_words(sum), words(~0u)));
+    return select_less(most_error, error, select_less(sum, zero, below_zero, above), sum);
+  }
+  static U32x16 words(std::uint32_t n) {
+    std::uint32_t all[16];
+    std::fill(all, all + 16, n);
+    return load_words(all);
+  }
+
+  F32x16 first_[Levels];
 };
 
 /// Least, greatest, mean and mean magnitude about the mean (or about 0) of each lane.
@@ -189,17 +239,43 @@ struct SymmetricFit {
 };
 
 template <class FitClass>
-inline void quantize_groups(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
-                            unsigned char* codes) {
+inline FitClass store_fit(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points) {
   const FitClass fitted = FitClass::fit(coding, x, count);
   store(scales, fitted.scale);
   store(zero_points, fitted.zero_point);
+  return fitted;
+}
+template <class FitClass>
+inline void quantize_groups(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+                            unsigned char* codes) {
+  const FitClass fitted = store_fit<FitClass>(coding, x, count, scales, zero_points);
   for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(coding, x + 16 * i));
+}
+
+/// Codes 0 to Levels.
+template <int Levels>
+inline void quantize_min_max(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+                             unsigned char* codes) {
+  const MinMaxFit fitted = store_fit<MinMaxFit>(coding, x, count, scales, zero_points);
+  const F32x16 one = broadcast(1.0f), least_scale = broadcast(MinMaxSteps<Levels>::least_scale);
+  if (max_lanes(select_less(fitted.scale, least_scale, one, broadcast(0.0f))) > 0.0f) {
+    for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(coding, x + 16 * i));
+  } else {
+    const MinMaxSteps<Levels> steps(fitted);
+    for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, steps.codes(load(x + 16 * i)));
+  }
 }
 
 inline void quantize(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                      unsigned char* codes) {
-  if (coding.fit == Fit::min_max) return quantize_groups<MinMaxFit>(coding, x, count, scales, zero_points, codes);
+  if (coding.fit == Fit::min_max) {
+    const bool half_scales = coding.metadata == Metadata::fp16;
+    if (half_scales && coding.levels[0] == 1.0f)
+      return quantize_min_max<1>(coding, x, count, scales, zero_points, codes);
+    if (half_scales && coding.levels[0] == 3.0f)
+      return quantize_min_max<3>(coding, x, count, scales, zero_points, codes);
+    return quantize_groups<MinMaxFit>(coding, x, count, scales, zero_points, codes);
+  }
   if (coding.zero_point == ZeroPoint::affine)
     return quantize_groups<FittedFit>(coding, x, count, scales, zero_points, codes);
   quantize_groups<SymmetricFit>(coding, x, count, scales, zero_points, codes);
@@ -221,7 +297,8 @@ inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Inde
     store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
 }
 
-/// Variance of each lane, by its differences to the first element.
+/// Variance of each lane, in one pass over differences to the first element. That one is in the sample, so its squared
+/// distance from the mean is `count` variances at most, and the difference of the two sums keeps the leading digits.
 inline void variances(const float* x, Index count, float* result) {
   F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
   const F32x16 first = load(x);
