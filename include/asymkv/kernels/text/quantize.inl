@@ -300,13 +300,19 @@ inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Inde
 /// Variance of each lane, in one pass over differences to the first element. That one is in the sample, so its squared
 /// distance from the mean is `count` variances at most, and the difference of the two sums keeps the leading digits.
 inline void variances(const float* x, Index count, float* result) {
-  F32x16 sum = broadcast(0.0f), squares = broadcast(0.0f);
-  const F32x16 first = load(x);
-  for (Index i = 1; i < count; ++i) {
+  const F32x16 n = broadcast(float(count)), zero = broadcast(0.0f), first = load(x);
+  F32x16 sums[2] = {zero, zero}, squares[2] = {zero, zero};  // of two halves, neither of which waits for the other
+  const auto add_element = [&](Index i, int half) {
     const F32x16 d = sub(load(x + 16 * i), first);
-    sum = add(sum, d);
-    squares = fma(d, d, squares);
+    sums[half] = add(sums[half], d);
+    squares[half] = fma(d, d, squares[half]);
+  };
+  Index i = 0;
+  for (; i + 2 <= count; i += 2) {
+    add_element(i, 0);
+    add_element(i + 1, 1);
   }
-  const F32x16 n = broadcast(float(count)), mean = div(sum, n), zero = broadcast(0.0f);
-  store(result, max(fma(sub(zero, mean), mean, div(squares, n)), zero));
+  if (i < count) add_element(i, 0);
+  const F32x16 mean = div(add(sums[0], sums[1]), n), mean_square = div(add(squares[0], squares[1]), n);
+  store(result, max(fma(sub(zero, mean), mean, mean_square), zero));
 }
