@@ -73,7 +73,7 @@ struct MinMaxFit {
 /// once a group. Scales must be numbers of binary16 that are not below least_scale.
 ///
 /// The code is at least j where the ratio t/s, rounded to binary16, is above j - 1/2 (or at it where j is even), so
-/// where t > m * s with m half a unit in the last place above j - 1/2 (or below it): a product of 12 and 11 bits, exact,
+/// where t > m * s with m half a unit in the last place above j - 1/2 (or below it), an exact product of 12 and 11 bits
 /// that no t of 11 bits is equal to. The next number of binary16, T, is the least such t. t is x - mn rounded, at least
 /// T where x - mn is above b, half a unit in the last place below T, or at it where T is even: where x >= b + mn, whose
 /// rounding error says on which side of it the nearest number of binary32 lies.
