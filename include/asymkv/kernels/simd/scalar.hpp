@@ -173,15 +173,14 @@ inline U32x16 blend_bits(U32x16 mask, U32x16 a, U32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] = (a.v[i] & mask.v[i]) | (b.v[i] & ~mask.v[i]);
   return a;
 }
+// number by number: copied as a whole, GCC 12 for aarch64 at -O3 reads the floats from before they were rounded
 inline U32x16 as_words(F32x16 a) {
   U32x16 r;
-  std::memcpy(r.v, a.v, 64);
+  for (int i = 0; i < 16; ++i) r.v[i] = float_bits(a.v[i]);
   return r;
 }
 inline F32x16 as_floats(U32x16 a) {
-  F32x16 r;
-  std::memcpy(r.v, a.v, 64);
-  return r;
+  return each_lane([&](int i) { return bits_float(a.v[i]); });
 }
 inline U32x16 max_words(U32x16 a, U32x16 b) {
   for (int i = 0; i < 16; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
