@@ -71,14 +71,14 @@ constexpr int floats = 4;
 }  // namespace baseline
 
 #if ASYMKV_X86
-ASYMKV_REGION_AVX2
+ASYMKV_REGION(ASYMKV_TARGET_AVX2)
 namespace avx2 {
 constexpr int floats = 8;
 #include "multiply_adds.inl"
 }  // namespace avx2
 ASYMKV_REGION_END
 
-ASYMKV_REGION_AVX512
+ASYMKV_REGION(ASYMKV_TARGET_AVX512)
 namespace avx512 {
 constexpr int floats = 16;
 #include "multiply_adds.inl"

@@ -90,9 +90,8 @@ TEST(Attention, CostFollowsTheWindow) {
     const RowMatrix x = support::random_matrix(2048, 32, 1), q = support::random_matrix(1, 32, 2);
     EXPECT_TRUE(cache->append(0, tensor(x, 1), tensor(x, 1)).ok() && cache->seal().ok());
     kernels::Table counting = **kernels::choose_table();
-    counting.packed_product = [](const kernels::PanelView&, const kernels::Rows&, const kernels::ResultRows&, float*) {
-      ++packed_calls;
-    };
+    counting.few_rows_product = [](const kernels::PanelView&, const kernels::Rows&, const kernels::ResultRows&,
+                                   float*) { ++packed_calls; };
     counting.dense_scores = [](const kernels::DenseView&, Index, const kernels::Rows&, const kernels::ResultRows&,
                                float*) { ++dense_calls; };
     const auto& keys = cache->side(0, Side::keys);
@@ -125,6 +124,7 @@ TEST(Attention, ComparisonSeesNoOutputAndAWrongSign) {
 }
 
 TEST(Attention, ComparisonSeesWhatIsWrong) {
+  const ForcedIsa forced(Isa::scalar);  // whose bound has no part for rounded rows
   AttentionTrial trial({2, 2, 32, 1, 2, 32, 32, 100, 3, 32});
   auto cache = support::cache_of({2, 2, 32, 1, 2, 32, 32, 100, 3, 32});
   const RowMatrix right = trial.attend<float>(*cache);
@@ -153,9 +153,9 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
     params.causal = step % 5 != 4;
     ASSERT_TRUE(cache->attend(0, tensor(q, 6), tensor(out, 6), params).ok());
     ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 6), tensor(expected, 6), params).ok());
-    // three rows a token, in blocks: the last one is rounded where it has few; quantization costs some 0.1
-    // here
-    const bool rounded = (3 * count - 1) % attention_rows < kernels::few_rows;
+    // three rows a token, in blocks: the last one is rounded where it has few, all are in tile registers; quantization
+    // costs some 0.1 here
+    const bool rounded = (3 * count - 1) % attention_rows < kernels::few_rows || cache->isa() == Isa::amx;
     ASSERT_LT((out - expected).cwiseAbs().maxCoeff(), rounded ? 2e-3f : 4e-4f) << step;
     if (step % 3 != 2) continue;
     ASSERT_TRUE(cache->trim(Index(generator()) % (cache->length() + 1)).ok());

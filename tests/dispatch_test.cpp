@@ -9,22 +9,47 @@ using kernels::decode_aarch64_isas;
 using kernels::decode_isas;
 using support::ForcedIsa;
 
-constexpr std::uint32_t kLeaf1 = 1u << 12 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29;
-constexpr std::uint32_t kAvx512 = 1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-static_assert(decode_isas({0, 0, 0, 0}) == 1, "scalar always");
-static_assert(decode_isas({kLeaf1, 1u << 5, 0, 6}) == 3, "AVX2 with FMA, POPCNT and F16C");
-static_assert(decode_isas({kLeaf1, 1u << 5, 0, 2}) == 1, "system does not save ymm");
-static_assert(decode_isas({kLeaf1 & ~(1u << 23), 1u << 5, 0, 6}) == 1, "no POPCNT");
-static_assert(decode_isas({kLeaf1 & ~(1u << 27), 1u << 5, 0, 6}) == 1, "no OSXSAVE");
-constexpr std::uint32_t kVnni = 1u << 11, kGfni = 1u << 8;
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kGfni, 0xe6}) == 7, "AVX-512");
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni | kGfni, 6}) == 3, "system does not save zmm");
-static_assert(decode_isas({kLeaf1, kAvx512 & ~(1u << 30), kVnni | kGfni, 0xe6}) == 3, "no BW");
-static_assert(decode_isas({kLeaf1, kAvx512, kGfni, 0xe6}) == 3, "no VNNI");
-static_assert(decode_isas({kLeaf1, kAvx512, kVnni, 0xe6}) == 3, "no GFNI");
-static_assert(decode_aarch64_isas(false, false) == 1, "scalar always");
-static_assert(decode_aarch64_isas(true, false) == 9, "NEON");
-static_assert(decode_aarch64_isas(true, true) == 25, "NEON with dot products");
+template <class... Isas>
+constexpr std::uint32_t set_of(Isas... isas) {
+  return ((1u << int(Isa::scalar)) | ... | (1u << int(isas)));
+}
+constexpr kernels::CpuidWords kSapphireRapids{1u << 12 | 1u << 23 | 1u << 27 | 1u << 28 | 1u << 29,
+                                              1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
+                                              1u << 8 | 1u << 11,
+                                              1u << 22 | 1u << 24,
+                                              1u << 4,
+                                              0x600e6};
+/// What is left of it without some bits of one word.
+template <class Word>
+constexpr std::uint32_t without(Word kernels::CpuidWords::*word, Word bits) {
+  kernels::CpuidWords words = kSapphireRapids;
+  words.*word &= ~bits;
+  return decode_isas(words);
+}
+using kernels::CpuidWords;
+static_assert(decode_isas({}) == set_of(), "scalar always");
+static_assert(decode_isas(kSapphireRapids) == set_of(Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni, Isa::amx),
+              "all");
+static_assert(without(&CpuidWords::leaf1_ecx, 1u << 23) == set_of(), "no POPCNT");
+static_assert(without(&CpuidWords::leaf1_ecx, 1u << 27) == set_of(), "no OSXSAVE");
+static_assert(without(&CpuidWords::leaf7_ebx, 1u << 5) == set_of(), "no AVX2");
+static_assert(without(&CpuidWords::xcr0, std::uint64_t(4)) == set_of(), "system does not save ymm");
+static_assert(without(&CpuidWords::leaf7_1_eax, 1u << 4) == set_of(Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::amx),
+              "no AVX-VNNI");
+static_assert(without(&CpuidWords::leaf7_ebx, 1u << 30) == set_of(Isa::avx2, Isa::avxvnni), "no BW");
+static_assert(without(&CpuidWords::xcr0, std::uint64_t(0xe0)) == set_of(Isa::avx2, Isa::avxvnni),
+              "system does not save zmm");
+static_assert(without(&CpuidWords::leaf7_ecx, 1u << 11) == set_of(Isa::avx2, Isa::avxvnni, Isa::avx512), "no VNNI");
+static_assert(without(&CpuidWords::leaf7_ecx, 1u << 8) == set_of(Isa::avx2, Isa::avxvnni, Isa::avx512), "no GFNI");
+static_assert(without(&CpuidWords::leaf7_edx, 1u << 22) ==
+                  set_of(Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni),
+              "no bfloat16 in tiles");
+static_assert(without(&CpuidWords::xcr0, std::uint64_t(0x40000)) ==
+                  set_of(Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::avx512vnni),
+              "system does not save tiles");
+static_assert(decode_aarch64_isas(false, false) == set_of(), "scalar always");
+static_assert(decode_aarch64_isas(true, false) == set_of(Isa::neon), "NEON");
+static_assert(decode_aarch64_isas(true, true) == set_of(Isa::neon, Isa::neondot), "NEON with dot products");
 
 TEST(Dispatch, ForcingForces) {
   const CacheShape shape{1, 1, 32, 32};

@@ -209,7 +209,8 @@ float rounding_share(const AsymKVCache& cache) {
   return coarse(Side::keys) || coarse(Side::values) ? 1.0f / 5.0f : 1.0f / 50.0f;
 }
 
-/// Attention costs no more than that, and nothing but float's rounding where few rows' rounding plays no part.
+/// Attention costs no more than that, and little but float's rounding with many rows, which tile registers see rounded
+/// to 2^-16.
 void expect_small_error(AsymKVCache& cache, KVCache& exact, const RowMatrix& queries, Index heads,
                         const AttentionParams& params, const std::string& what) {
   RowMatrix output(queries.rows(), queries.cols()), expected = output, original = output;
@@ -219,7 +220,7 @@ void expect_small_error(AsymKVCache& cache, KVCache& exact, const RowMatrix& que
   const bool rounded = queries.rows() * heads / cache.shape().kv_heads <= kernels::few_rows;
   const RowMatrix error = output - expected;
   if (!rounded) {
-    EXPECT_LE(error.cwiseAbs().maxCoeff(), 1e-4f) << what;
+    EXPECT_LE(error.cwiseAbs().maxCoeff(), cache.isa() == Isa::amx ? 6e-4f : 1e-4f) << what;
     return;
   }
   const RowMatrix quantization = expected - original;

@@ -102,8 +102,9 @@ TEST(Slices, OrderDoesNotMatter) {
 TEST(Slices, ShareTheWorkEvenly) {
   static Index panels;
   kernels::Table counting = **kernels::choose_table();
-  counting.packed_product = [](const kernels::PanelView& view, const kernels::Rows&, const kernels::ResultRows&,
-                               float*) { panels += view.count; };
+  counting.few_rows_product =
+      counting.many_rows_product = [](const kernels::PanelView& view, const kernels::Rows&, const kernels::ResultRows&,
+                                      float*) { panels += view.count; };
   const CacheShape shape{1, 3, 32, 32};
   AsymKVCache cache = make_cache("k2v2", Decoding::with(1), shape);
   const Tokens tokens(20 * 128, 1, shape);

@@ -23,7 +23,7 @@ inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
 
 /// c of the bound on the error of an element of the output,
 ///   c * 2^-24 * (1 + max_t scale * sum_i |q_i||k_ti|) * sum_t w_t|v_t|
-/// and, for few rows, what their rounding costs, where |k| and |v| of a quantized number are |code * scale| + |zero
+/// and what rounding of the rows costs, where |k| and |v| of a quantized number are |code * scale| + |zero
 /// point|: decoding adds the two products apart, so a small number that is the difference of two large ones costs what
 /// the large ones cost. About four times the worst error of all cases on all instruction sets.
 constexpr double kErrorConstant = 16.0;
@@ -32,6 +32,8 @@ constexpr double kErrorConstant = 16.0;
 /// codes, of 1/127 before codes of one or two bits: errors of 0.29 or 0.41 steps each add up like a random walk, of
 /// which this is seven deviations. Rows go in blocks of attention_rows, so the last block may be of few.
 constexpr double step_errors(int bits) { return bits <= 2 ? 3.0 / 127.0 : 2.0 / 16256.0; }
+/// Many rows are so where they meet the codes in tile registers: each element is off by at most 2^-16 of itself.
+constexpr double kTileErrors = 0x1p-15;
 
 /// How an output compares with the oracle's.
 struct Comparison {
@@ -117,12 +119,13 @@ class AttentionTrial {
  private:
   void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
-    const double rounded = last_row % attention_rows < kernels::few_rows ? 1.0 : 0.0;
-    const double score_rounding = rounded * step_errors(case_.key_bits) * expected.score_rounding;
+    const bool few = last_row % attention_rows < kernels::few_rows, tiles = (*kernels::choose_table())->isa == Isa::amx;
+    const auto row_errors = [&](int bits) { return few ? step_errors(bits) : tiles ? kTileErrors : 0.0; };
+    const double score_rounding = row_errors(case_.key_bits) * expected.score_rounding;
     EXPECT_LT(score_rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
     const double bound =
         (kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * score_rounding) * expected.magnitude[i] +
-        rounded * step_errors(case_.value_bits) * expected.rounding[i];
+        row_errors(case_.value_bits) * expected.rounding[i];
     const double error = std::fabs(output - expected.output[i]);
     if (!(error <= bound)) ++result.outside;
     if (error > result.worst * bound) result.worst = error / bound;

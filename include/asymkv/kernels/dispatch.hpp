@@ -24,21 +24,27 @@ inline std::uint32_t available_isas() noexcept {
 inline const Table* table_of(Isa isa) noexcept {
   switch (isa) {
 #if ASYMKV_X86
+    case Isa::amx:
+      return &amx::table;
+    case Isa::avx512vnni:
+      return &avx512vnni::table;
     case Isa::avx512:
-      return avx512::table();
+      return &avx512::table;
+    case Isa::avxvnni:
+      return &avxvnni::table;
     case Isa::avx2:
-      return avx2::table();
+      return &avx2::table;
 #endif
 #if ASYMKV_NEON
     case Isa::neon:
-      return neon::table();
+      return &neon::table;
 #endif
 #if ASYMKV_NEONDOT
     case Isa::neondot:
-      return neondot::table();
+      return &neondot::table;
 #endif
     default:
-      return scalar::table();
+      return &scalar::table;
   }
 }
 
@@ -61,7 +67,9 @@ inline Result<const Table*> choose_table() noexcept {
     }
   }
   return Status::error(ErrorCode::invalid_argument,
-                       "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avx512, neon, neondot", forced);
+                       "ASYMKV_FORCE_ISA: '%.32s' is none of scalar, avx2, avxvnni, avx512, avx512vnni, amx, neon, "
+                       "neondot",
+                       forced);
 }
 
 }  // namespace kernels

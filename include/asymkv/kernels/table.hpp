@@ -6,13 +6,15 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// avx2 comes with FMA, F16C and POPCNT; avx512 is F, BW, DQ, VL, VNNI and GFNI (Ice Lake, Zen 4); neon is what every
-/// aarch64 has, neondot the dot products of armv8.2 as well (Cortex-A76, Neoverse N1). The later of an architecture is
-/// better.
-enum class Isa : std::uint8_t { scalar, avx2, avx512, neon, neondot };
-constexpr int isa_count = 5;
+/// avx2 comes with FMA, F16C and POPCNT, avxvnni with AVX-VNNI too (Alder Lake); avx512 is F, BW, DQ and VL (Skylake
+/// servers), avx512vnni has VNNI and GFNI too (Ice Lake, Zen 4), amx the tile registers and their bfloat16 products
+/// besides (Sapphire Rapids, Linux); neon is what every aarch64 has, neondot the dot products of armv8.2 as well
+/// (Cortex-A76, Neoverse N1). The later of an architecture is better.
+enum class Isa : std::uint8_t { scalar, avx2, avxvnni, avx512, avx512vnni, amx, neon, neondot };
+constexpr int isa_count = 8;
 constexpr const char* isa_name(Isa isa) noexcept {
-  constexpr const char* names[isa_count] = {"scalar", "avx2", "avx512", "neon", "neondot"};
+  constexpr const char* names[isa_count] = {"scalar",     "avx2", "avxvnni", "avx512",
+                                            "avx512vnni", "amx",  "neon",    "neondot"};
   return names[int(isa)];
 }
 
@@ -101,19 +103,26 @@ constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64);
 
 /// Floats of scratch that such a row needs: elements, and three bytes of each.
 constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_depth(layout.depth) / 4 * 7; }
-/// Floats of scratch that packed_product needs: few rows, or the metadata and a tile of 32 lanes.
+/// Rows that are multiplied together in tile registers (matrix.inl).
+constexpr Index matrix_rows = 32;
+/// Floats of scratch that products of panels need: of few rows; or the metadata and a tile of 32 lanes; or the
+/// metadata, all codes and some rows in pairs of bfloat16.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
-  return std::max(few_rows * row_scratch(layout),
-                  2 * layout.metadata_count() + 32 * round_up(layout.depth, block_depth));
+  const Index depth = round_up(layout.depth, block_depth), metadata = 2 * layout.metadata_count();
+  return std::max({few_rows * row_scratch(layout), metadata + 32 * depth,
+                   metadata + depth * (round_up(layout.lanes, tile_lanes) / 2 + matrix_rows)});
 }
 /// Floats of scratch that dense_scores and dense_sums need: a tile of 32 lanes. `depth` is dim or the count of tokens.
 constexpr Index dense_scratch(Index depth) noexcept { return 32 * round_up(depth, block_depth); }
 
+/// result[r][lane] += sum over d of rows[r][d] * (code * scale + zero point), with rows and results of panel i behind
+/// those of panel i - 1. `scratch` has product_scratch floats.
+using PackedProduct = void (*)(const PanelView&, const Rows&, const ResultRows&, float* scratch);
+
 struct Table {
   Isa isa;
-  /// result[r][lane] += sum over d of rows[r][d] * (code * scale + zero point), with rows and results of panel i behind
-  /// those of panel i - 1.
-  void (*packed_product)(const PanelView&, const Rows&, const ResultRows&, float* scratch);
+  PackedProduct few_rows_product;   ///< of at most few_rows
+  PackedProduct many_rows_product;  ///< of any number
   /// result[r][t] += rows[r] . token t, over `dim` elements; results are written up to count rounded up to 32.
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
   /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
@@ -146,6 +155,23 @@ struct Table {
                      unsigned char* panel);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
+
+  void packed_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) const {
+    (rows.count <= few_rows ? few_rows_product : many_rows_product)(panels, rows, result, scratch);
+  }
+  /// This table for an instruction set that has one kernel of its own.
+  constexpr Table with_few_rows(Isa better, PackedProduct product) const {
+    Table table = *this;
+    table.isa = better;
+    table.few_rows_product = product;
+    return table;
+  }
+  constexpr Table with_many_rows(Isa better, PackedProduct product) const {
+    Table table = *this;
+    table.isa = better;
+    table.many_rows_product = product;
+    return table;
+  }
 };
 
 }  // namespace kernels

@@ -37,22 +37,20 @@
 #define ASYMKV_NEONDOT 0
 #endif
 
+// Target names of each instruction set, with all that it comes after
+#define ASYMKV_TARGET_AVX2 "avx2,fma,f16c,popcnt"
+#define ASYMKV_TARGET_AVXVNNI "avx2,fma,f16c,popcnt,avxvnni"
+#define ASYMKV_TARGET_AVX512 "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl"
+#define ASYMKV_TARGET_AVX512VNNI "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni"
+#define ASYMKV_TARGET_AMX "avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni,amx-tile,amx-bf16"
+#define ASYMKV_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define ASYMKV_UNROLL_FULLY _Pragma("clang loop unroll(full)")
-#define ASYMKV_REGION_AVX2 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,popcnt\"))), apply_to = function)")
-// Clang wants one string literal
-// clang-format off
-#define ASYMKV_REGION_AVX512 \
-  _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni\"))), apply_to = function)")
-// clang-format on
+#define ASYMKV_REGION(names) ASYMKV_PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
 #define ASYMKV_REGION_END _Pragma("clang attribute pop")
 #else
 #define ASYMKV_UNROLL_FULLY _Pragma("GCC unroll 16")
-#define ASYMKV_REGION_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,popcnt\")")
-#define ASYMKV_REGION_AVX512  \
-  _Pragma("GCC push_options") \
-      _Pragma("GCC target(\"avx2,fma,f16c,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,gfni\")")
+#define ASYMKV_REGION(names) _Pragma("GCC push_options") ASYMKV_PRAGMA(GCC target(names))
 #define ASYMKV_REGION_END _Pragma("GCC pop_options")
 #endif
 #if defined(__ARM_FEATURE_DOTPROD)  // as the unit is, which may have more than the region would
@@ -87,34 +85,81 @@ constexpr Isa kIsa = Isa::scalar;
 
 #if ASYMKV_X86
 
-ASYMKV_REGION_AVX2
+ASYMKV_REGION(ASYMKV_TARGET_AVX2)
 namespace avx2 {
 constexpr Isa kIsa = Isa::avx2;
 // clang-format off
 #include "asymkv/kernels/simd/avx2.hpp"
 #include "asymkv/kernels/simd/byte_fields.hpp"
+#include "asymkv/kernels/simd/avx2_products.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace avx2
 ASYMKV_REGION_END
 
-ASYMKV_REGION_AVX512
+ASYMKV_REGION(ASYMKV_TARGET_AVXVNNI)
+namespace avxvnni {
+constexpr Isa kIsa = Isa::avxvnni;
+// clang-format off
+#include "asymkv/kernels/simd/avx2.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
+#include "asymkv/kernels/simd/avxvnni_products.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+// clang-format on
+inline constexpr Table table = avx2::table.with_few_rows(kIsa, few_rows_product);
+}  // namespace avxvnni
+ASYMKV_REGION_END
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
+
+ASYMKV_REGION(ASYMKV_TARGET_AVX512)
 namespace avx512 {
 constexpr Isa kIsa = Isa::avx512;
 // clang-format off
 #include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/simd/byte_fields.hpp"
+#include "asymkv/kernels/simd/avx512_products.hpp"
 #include "asymkv/kernels/text/all.inl"
 // clang-format on
 }  // namespace avx512
+ASYMKV_REGION_END
+
+ASYMKV_REGION(ASYMKV_TARGET_AVX512VNNI)
+namespace avx512vnni {
+constexpr Isa kIsa = Isa::avx512vnni;
+// clang-format off
+#include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/simd/gfni_byte_fields.hpp"
+#include "asymkv/kernels/simd/avx512vnni_products.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
+// clang-format on
+inline constexpr Table table = avx512::table.with_few_rows(kIsa, few_rows_product);
+}  // namespace avx512vnni
+ASYMKV_REGION_END
+
+ASYMKV_REGION(ASYMKV_TARGET_AMX)
+namespace amx {
+constexpr Isa kIsa = Isa::amx;
+// clang-format off
+#include "asymkv/kernels/simd/avx512.hpp"
+#include "asymkv/kernels/simd/gfni_byte_fields.hpp"
+#include "asymkv/kernels/simd/amx.hpp"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/matrix.inl"
+// clang-format on
+inline constexpr Table table = avx512vnni::table.with_many_rows(kIsa, many_rows_product);
+}  // namespace amx
+ASYMKV_REGION_END
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
-ASYMKV_REGION_END
 
 #endif
 

@@ -1,6 +1,6 @@
-// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL, VNNI, GFNI): 16 lanes in one register. Meanings as in
-// simd/scalar.hpp. Included inside namespace kernels::avx512 and a target region by targets.hpp alone; no include
-// guard, no includes.
+// avx512.hpp: the vector layer for AVX-512 (F, BW, DQ, VL): 16 lanes in one register. Meanings as in simd/scalar.hpp;
+// products of bytes are in avx512_products.hpp and avx512vnni_products.hpp. Included inside namespaces kernels::avx512,
+// kernels::avx512vnni and kernels::amx and their target regions by targets.hpp alone; no include guard, no includes.
 
 struct F32x16 {
   __m512 v;
@@ -10,9 +10,6 @@ struct U32x16 {
 };
 
 constexpr int kAccumulators = 16;
-constexpr int kPanelTiles = 8;
-constexpr int kDotRows = 4;
-constexpr int kSumsInFlight = 8;
 constexpr int kTiles = 2;
 constexpr int kRows = 8;
 
@@ -119,14 +116,6 @@ inline F32x16 as_floats(U32x16 a) { return {_mm512_castsi512_ps(a.v)}; }
 inline U32x16 max_words(U32x16 a, U32x16 b) { return {_mm512_max_epu32(a.v, b.v)}; }
 inline std::uint32_t max_word(U32x16 a) { return _mm512_reduce_max_epu32(a.v); }
 
-/// As in byte_fields.hpp: a matrix of bits times each byte does shift and mask at once. Byte 7 - i of the matrix says
-/// which bits of the byte make bit i of the result: those of the identity, bytes moved, and `width` bytes of it kept.
-inline U32x16 byte_fields(U32x16 a, int shift, int width, int to) {
-  constexpr std::uint64_t identity = 0x0102040810204080u, all = ~std::uint64_t(0);
-  const std::uint64_t moved = shift < to ? identity >> 8 * (to - shift) : identity << 8 * (shift - to);
-  const std::uint64_t matrix = moved & (all << 8 * (8 - width) >> 8 * to);
-  return {_mm512_gf2p8affine_epi64_epi8(a.v, _mm512_set1_epi64(static_cast<long long>(matrix)), 0)};
-}
 inline F32x16 absolute(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 max_magnitude(F32x16 a, F32x16 b) { return {_mm512_range_ps(a.v, b.v, 0x0b)}; }
 inline F32x16 to_floats(U32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -173,8 +162,3 @@ inline U32x16 broadcast_quad(const std::int8_t* p) {
   std::memcpy(&quad, p, 4);
   return {_mm512_set1_epi32(quad)};
 }
-template <int Bits>
-inline U32x16 dot_bytes(U32x16 sums, U32x16 codes, U32x16 row) {
-  return {_mm512_dpbusd_epi32(sums.v, codes.v, row.v)};
-}
-constexpr int narrow_quads(int) { return 0; }

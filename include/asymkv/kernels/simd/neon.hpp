@@ -11,9 +11,6 @@ struct U32x16 {
 
 // of 32 registers a vector takes four
 constexpr int kAccumulators = 4;
-constexpr int kPanelTiles = 1;
-constexpr int kDotRows = 2;
-constexpr int kSumsInFlight = 1;
 constexpr int kTiles = 1;
 constexpr int kRows = 4;
 

@@ -2,6 +2,10 @@
 // simd/scalar.hpp, where all words of a row are the same. Included inside namespace kernels::neon by targets.hpp alone;
 // no include guard, no includes.
 
+constexpr int kPanelTiles = 1;
+constexpr int kDotRows = 2;
+constexpr int kSumsInFlight = 1;
+
 /// A quad adds two products to each halfword, each at most 128 times the greatest code.
 constexpr int narrow_quads(int bits) { return 32767 / (2 * 128 * ((1 << bits) - 1)); }
 

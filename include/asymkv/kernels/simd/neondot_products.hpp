@@ -1,6 +1,10 @@
 // neondot_products.hpp: products of bytes by the dot products of armv8.2, for the vectors of neon.hpp. Meanings as in
 // simd/scalar.hpp. Included inside namespace kernels::neondot by targets.hpp alone; no include guard, no includes.
 
+constexpr int kPanelTiles = 1;
+constexpr int kDotRows = 2;
+constexpr int kSumsInFlight = 1;
+
 /// Codes of up to 7 bits are signed bytes too; of 8, they are after 128 is taken off, which two products with 64 give
 /// back. Not usdot, which fewer processors have.
 template <int Bits>

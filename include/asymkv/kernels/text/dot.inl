@@ -569,10 +569,11 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
   }
 }
 
-/// Few rows: kDotRows share the unpacking, the rest go one by one.
-template <int Bits>
-inline void dot_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
+/// kDotRows share the unpacking, the rest go one by one.
+inline void few_rows_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
   const Index together = rows.count / kDotRows * kDotRows;
-  if (together > 0) dot_rows_of<Bits, kDotRows>(panels, 0, together, rows, result, scratch);
-  if (together < rows.count) dot_rows_of<Bits, 1>(panels, together, rows.count, rows, result, scratch);
+  with_bits(panels.layout.format, [&](auto bits) {
+    if (together > 0) dot_rows_of<bits(), kDotRows>(panels, 0, together, rows, result, scratch);
+    if (together < rows.count) dot_rows_of<bits(), 1>(panels, together, rows.count, rows, result, scratch);
+  });
 }

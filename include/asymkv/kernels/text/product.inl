@@ -1,7 +1,6 @@
-// product.inl: rows times the packed panels of a page. Included once per instruction set, after dot.inl and tile.inl.
-//
-// Few rows (decode) multiply with the codes themselves, in whole numbers. For more rows (GQA beyond 4, prefill) 32
-// lanes are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that.
+// product.inl: many rows (prefill, more than four query heads a kv head) times the packed panels of a page: 32 lanes
+// are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that. Included
+// once per instruction set, after dequantize.inl and tile.inl.
 
 /// Dequantizes each 32 lanes of one panel once, for all rows.
 template <int Bits>
@@ -19,9 +18,8 @@ inline void tiled_product(const PanelView& panel, const Rows& rows, const Result
   }
 }
 
-inline void packed_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
+inline void many_rows_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
   with_bits(panels.layout.format, [&](auto bits) {
-    if (rows.count <= few_rows) return dot_product<bits()>(panels, rows, result, scratch);
     for (Index i = 0; i < panels.count; ++i) {
       const Index first = i * rows.count;
       tiled_product<bits()>(panels.single(i), {rows.data + first * rows.stride, rows.stride, rows.count},
