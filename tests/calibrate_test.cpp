@@ -41,8 +41,11 @@ TEST(Recorder, RefusesWhatDoesNotFitAndRecordsNothing) {
   const std::vector<float> x(1000);
   const ConstTensor queries = tensor(x.data(), 3, 4, 64), keys = tensor(x.data(), 3, 2, 64),
                     values = tensor(x.data(), 3, 2, 32);
-  for (const Index layer : {-1, 2})
-    EXPECT_EQ(recorder.record(layer, queries, keys, values).code(), ErrorCode::out_of_range);
+  for (const Index layer : {-1, 2}) {
+    const Status status = recorder.record(layer, queries, keys, values);
+    EXPECT_EQ(status.code(), ErrorCode::out_of_range);
+    EXPECT_NE(std::string(status.message()).find("the number of layers is 2"), std::string::npos) << status.message();
+  }
   const auto refused = [&](const ConstTensor& q, const ConstTensor& k, const ConstTensor& v, AttentionParams p = {}) {
     const Status status = recorder.record(0, q, k, v, p);
     EXPECT_EQ(status.code(), ErrorCode::invalid_argument);
@@ -60,6 +63,10 @@ TEST(Recorder, RefusesWhatDoesNotFitAndRecordsNothing) {
   EXPECT_TRUE(recorder.record(0, queries, keys, values).ok());
   EXPECT_EQ(recorder.length(0), 3);
   EXPECT_EQ(recorder.length(1), 0);
+  Recorder& left = recorder;
+  const Recorder taken = std::move(left);
+  EXPECT_EQ(taken.length(0), 3);
+  EXPECT_EQ(recorder.record(0, queries, keys, values).code(), ErrorCode::out_of_range);
 }
 
 TEST(Recorder, KeepsWhatCameInAnyTypeOrderAndPieces) {

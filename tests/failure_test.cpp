@@ -91,8 +91,8 @@ TEST(Failure, BadInputIsNamedAndChangesNothing) {
     append(cache, tokens, 0, 200);
     const std::vector<std::uint32_t> before = everything_seen(cache);
     const ConstTensor k = tensor(tokens.keys, kHeads), v = tensor(tokens.values, kHeads);
-    expect_error(cache.append(1, k, v), ErrorCode::out_of_range, "layer");
-    expect_error(cache.append(-1, k, v), ErrorCode::out_of_range, "layer");
+    expect_error(cache.append(1, k, v), ErrorCode::out_of_range, "layer: is 1; the number of layers is 1");
+    expect_error(cache.append(-1, k, v), ErrorCode::out_of_range, "layer: is -1; the number of layers is 1");
     expect_error(cache.append(0, tensor(tokens.keys, 1), v), ErrorCode::invalid_argument, "keys");
     expect_error(cache.append(0, k, tensor(tokens.values, 5)), ErrorCode::invalid_argument, "values");
     ConstTensor fewer = v;
@@ -183,6 +183,66 @@ TEST(Failure, CreateWithoutMemory) {
               ErrorCode::out_of_memory);
     EXPECT_EQ(DenseKVCache<float>::create(kShape, options).status().code(), ErrorCode::out_of_memory);
     EXPECT_EQ(counting.bytes, 0);
+  }
+}
+
+template <class Cache>
+Cache take(Cache& from) {
+  return std::move(from);
+}
+
+/// No call finds a layer, and what asks for none has nothing to do.
+void expect_no_layers(KVCache& cache) {
+  const Tokens tokens(1, 6);
+  const ConstTensor k = tensor(tokens.keys, kHeads), v = tensor(tokens.values, kHeads);
+  RowMatrix row(1, kHeads * kDim);
+  const Tensor out = tensor(row, kHeads), head = tensor(row.data(), 1, 1, kDim);
+  const auto in_order = [](Index count, auto task) {
+    for (Index i = 0; i < count; ++i) task(i);
+  };
+  for (Index layer : {0, 1})
+    for (const Status& status :
+         {cache.append(layer, k, v), cache.attend(layer, k, out), cache.attend_parallel(layer, k, out, {}, in_order),
+          cache.attend_slice(layer, k, out, {}, {0, 2}), cache.merge_slices(layer, k, out, {}, {0, 2}),
+          cache.keys(layer, 0, 0, head), cache.values(layer, 0, 0, head)})
+      expect_error(status, ErrorCode::out_of_range, "layer");
+  EXPECT_EQ(cache.shape().layers, 0);
+  EXPECT_EQ(cache.length(), 0);
+  EXPECT_EQ(cache.bytes().total(), 0);
+  EXPECT_TRUE(cache.seal().ok());
+  EXPECT_TRUE(cache.trim(0).ok());
+  expect_error(cache.trim(1), ErrorCode::out_of_range, "tokens");
+  cache.clear();
+}
+
+/// Moves a cache of two layers away and back.
+template <class Cache>
+void expect_moves(Cache cache) {
+  for (Index layer : {0, 1}) append(cache, Tokens(300, 4, kTwoLayers), 0, 300, layer);
+  const std::vector<std::uint32_t> seen = everything_seen(cache);
+  {
+    Cache taken = take(cache);
+    expect_no_layers(cache);
+    EXPECT_EQ(taken.shape().layers, 2);
+    EXPECT_EQ(everything_seen(taken), seen);
+    cache = take(taken);
+    expect_no_layers(taken);
+    EXPECT_EQ(everything_seen(cache), seen);
+  }
+  Cache& itself = cache;
+  cache = std::move(itself);
+  EXPECT_EQ(everything_seen(cache), seen);
+  append(cache, Tokens(300, 8, kTwoLayers), 0, 300, 1);
+}
+
+TEST(Failure, WhatWasMovedFromHasNoLayers) {
+  for (Index threads : {1, 2}) {
+    CacheOptions options;
+    options.threads = threads;
+    expect_moves(make_cache("k2v1@1", options, kTwoLayers));
+    expect_moves(make_cache("km2v16", options, kTwoLayers));
+    expect_moves(*DenseKVCache<float>::create(kTwoLayers, options));
+    expect_moves(*DenseKVCache<Eigen::half>::create(kTwoLayers, options));
   }
 }
 

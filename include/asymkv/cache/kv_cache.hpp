@@ -72,7 +72,7 @@ class KVCache {
   Status attend_parallel(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                          ParallelFor&& parallel_for) {
     const Index nth = threads();
-    if (nth == 1) return attend(layer, queries, output, params);
+    if (nth <= 1) return attend(layer, queries, output, params);
     Status status;
     parallel_for(nth, [&](Index ith) {
       Status result = attend_slice(layer, queries, output, params, {ith, nth});

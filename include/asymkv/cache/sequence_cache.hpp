@@ -33,6 +33,24 @@ inline Status check_shape(const CacheShape& s) noexcept {
   return {};
 }
 
+inline Status check_layer(Index layer, Index layers) noexcept {
+  if (layer >= 0 && layer < layers) return {};
+  return Status::error(ErrorCode::out_of_range, "layer: is %lld; the number of layers is %lld, the first is 0",
+                       number(layer), number(layers));
+}
+
+/// The shape of a cache. It goes with the layers when they are moved: what they leave has none, so every call on it
+/// fails by its layer.
+struct OwnShape : CacheShape {
+  OwnShape() noexcept = default;
+  OwnShape(const CacheShape& shape) noexcept : CacheShape(shape) {}
+  OwnShape(OwnShape&& other) noexcept : CacheShape(std::exchange<CacheShape>(other, {})) {}
+  OwnShape& operator=(OwnShape&& other) noexcept {
+    CacheShape::operator=(std::exchange<CacheShape>(other, {}));
+    return *this;
+  }
+};
+
 struct Layer {
   SideStore keys;
   SideStore values;
@@ -44,7 +62,7 @@ class SequenceCache : public KVCache {
   Isa isa() const noexcept { return kernels_->isa; }
 
   Status append(Index layer, const ConstTensor& keys, const ConstTensor& values) noexcept final {
-    if (Status status = check_layer(layer); !status.ok()) return status;
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     Layer& to = layers_[layer];
     float key_magnitude = 0.0f, value_magnitude = 0.0f;
     if (Status status = check_input(keys, "keys", to.keys, key_magnitude); !status.ok()) return status;
@@ -234,7 +252,7 @@ class SequenceCache : public KVCache {
   template <class Function>
   Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                         const AttentionSlice& slice, Function function) noexcept {
-    if (Status status = check_layer(layer); !status.ok()) return status;
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     if (params.window < 0)
       return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
                            number(params.window));
@@ -247,12 +265,6 @@ class SequenceCache : public KVCache {
     if (Status status = check_queries(from, queries, output, scale); !status.ok()) return status;
     function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, queries, output, params, scale));
     return {};
-  }
-
-  Status check_layer(Index layer) const noexcept {
-    if (layer >= 0 && layer < shape_.layers) return {};
-    return Status::error(ErrorCode::out_of_range, "layer: %lld is not in 0..%lld", number(layer),
-                         number(shape_.layers - 1));
   }
 
   Status check_input(const ConstTensor& x, const char* name, const SideStore& side, float& magnitude) const noexcept {
@@ -307,7 +319,7 @@ class SequenceCache : public KVCache {
   }
 
   Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which) const noexcept {
-    if (Status status = check_layer(layer); !status.ok()) return status;
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     const SideStore& from = side(layer, which);
     if (kv_head < 0 || kv_head >= shape_.kv_heads)
       return Status::error(ErrorCode::out_of_range, "kv_head: %lld is not in 0..%lld", number(kv_head),
@@ -323,7 +335,7 @@ class SequenceCache : public KVCache {
     return {};
   }
 
-  CacheShape shape_;
+  OwnShape shape_;
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
   Array<Layer> layers_;

@@ -32,9 +32,7 @@ class Recorder {
   /// nothing is recorded. Numbers are not checked here.
   Status record(Index layer, const ConstTensor& queries, const ConstTensor& keys, const ConstTensor& values,
                 const AttentionParams& params = {}) {
-    if (layer < 0 || layer >= shape_.layers)
-      return Status::error(ErrorCode::out_of_range, "layer: %lld is not in 0..%lld", detail::number(layer),
-                           detail::number(shape_.layers - 1));
+    if (Status status = detail::check_layer(layer, Index(layers_.size())); !status.ok()) return status;
     const Index tokens = queries.tokens;
     if (Status status = check(queries, "queries", tokens, heads_, shape_.key_dim); !status.ok()) return status;
     if (Status status = check(keys, "keys", tokens, shape_.kv_heads, shape_.key_dim); !status.ok()) return status;
