@@ -111,9 +111,17 @@ TEST(Policy, ErrorsNameThePart) {
       {"bad",
        "policy name: 'bad' is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, "
        "fine-2.4, finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float"},
+      {"kivi-2",
+       "policy name: 'kivi-2' is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, "
+       "fine-2.4, finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float"},
+      {"km8v1",
+       "policy name: 'km8v1' is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits by "
+       "halves)"},
       {"km9v1",
        "policy name: 'km9v1' is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits by "
        "halves)"},
+      {"@200", "policy name: '@200' has nothing in front of '@'"},
+      {"AsymKV-1/2-16/0", "policy name: 'AsymKV-1/2-16/0' has fewer bits in its first layers than in the rest"},
       {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model"},
       {"0-3:k7v4+4-31:k4v2", "policy name: 'k7v4' format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)"},
       {"3-0:k8v4", "policy name: '3-0:k8v4' runs backwards"},
@@ -135,6 +143,9 @@ TEST(Policy, ErrorsNameThePart) {
   EXPECT_STREQ(AsymKVPolicy::table(layers).status().message(),
                "layers: values of layer 2: format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)");
   EXPECT_EQ(AsymKVPolicy::prefix(4, 1, 5).status().code(), ErrorCode::out_of_range);
+  EXPECT_STREQ(AsymKVPolicy::prefix(4, 1, 1, 1, 2).status().message(),
+               "high, low: 1 and 2 bits; high must be at least low");
+  EXPECT_TRUE(AsymKVPolicy::prefix(4, 1, 1, 2, 2).ok());
 }
 
 TEST(Policy, NumberOfLayersIsCheckedBeforeAnythingElse) {

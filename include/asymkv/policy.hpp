@@ -28,7 +28,7 @@ constexpr Index most_sinks = 128;
 class AsymKVPolicy {
  public:
   /// The paper's rule (section 3): the first `l_k` key layers and the first `l_v` value layers get `high` bits, the
-  /// rest `low`. l_k, l_v in 0..num_layers. Errors: invalid_argument, out_of_range.
+  /// rest `low`, at most `high`. l_k, l_v in 0..num_layers. Errors: invalid_argument, out_of_range.
   static Result<AsymKVPolicy> prefix(Index num_layers, Index l_k, Index l_v, int high = 2, int low = 1);
   /// The same formats in every layer; bits in {1..6, 8, 16, 32}, 16 and 32 meaning f16 and f32.
   static Result<AsymKVPolicy> uniform(Index num_layers, int key_bits, int value_bits);

@@ -50,13 +50,13 @@ inline Result<LayerFormat> make_layer(int key_bits, int value_bits) noexcept {
   return layer;
 }
 
-/// Takes `m` and the bits of mixed widths: a multiple of 0.5.
+/// Takes `m` and the bits of mixed widths: 0.5 to 6 by halves.
 inline bool take_mixed(std::string_view& text, Format& format) noexcept {
   Index whole = 0;
   if (!take(text, "m") || !take_number(text, whole) || whole > 8) return false;
   const bool half = take(text, ".5");
   format = Format::mixed_keys(int(2 * whole + half));
-  return format.mixed();
+  return format.mixed() && check(format, Side::keys).ok();
 }
 
 /// Takes one side of `kXvY`: its letter, its bits, and what may stand behind them.
@@ -143,6 +143,9 @@ inline Result<AsymKVPolicy> AsymKVPolicy::prefix(Index num_layers, Index l_k, In
   if (!policy.ok()) return policy;
   const Result<LayerFormat> top = detail::make_layer(high, high);
   if (!top.ok()) return top.status();
+  if (high < low)
+    return Status::error(ErrorCode::invalid_argument, "high, low: %d and %d bits; high must be at least low", high,
+                         low);
   if (l_k < 0 || l_k > num_layers || l_v < 0 || l_v > num_layers)
     return Status::error(ErrorCode::out_of_range, "l_k, l_v: %lld and %lld must be in 0..%lld",
                          static_cast<long long>(l_k), static_cast<long long>(l_v), static_cast<long long>(num_layers));
@@ -165,6 +168,7 @@ inline Result<AsymKVPolicy> parse_prefix_rule(std::string_view name, std::string
   if (!good || !rest.empty()) return name_error(name, "is not AsymKV-l_k/l_v or AsymKV-high/low-l_k/l_v");
   if (!is_packed_bits(int(high)) || !is_packed_bits(int(low)))
     return name_error(name, "has bits other than 1..6 and 8");
+  if (high < low) return name_error(name, "has fewer bits in its first layers than in the rest");
   if (l_k > num_layers || l_v > num_layers) return name_error(name, "has more layers than the model");
   return AsymKVPolicy::prefix(num_layers, l_k, l_v, int(high), int(low));
 }
@@ -208,7 +212,8 @@ inline Result<AsymKVPolicy> parse_formats(std::string_view name, Index num_layer
     return AsymKVPolicy::uniform(num_layers, int(bits), int(bits));
   }
   if (take(rest, "AsymKV-")) return parse_prefix_rule(name, rest, num_layers);
-  if (rest.substr(0, 1) != "k") return parse_ranges(name, num_layers);
+  // other words that begin with k get the error of unknown names
+  if (rest.substr(0, 1) != "k" || rest.find_first_of("0123456789m") != 1) return parse_ranges(name, num_layers);
   const Result<LayerFormat> layer = parse_layer(name);
   if (!layer.ok()) return layer.status();
   return AsymKVPolicy::table(std::vector<LayerFormat>(std::size_t(num_layers), *layer));
@@ -271,6 +276,7 @@ inline Result<AsymKVPolicy> AsymKVPolicy::parse(std::string_view name, Index num
   if (Status status = detail::check_num_layers(num_layers); !status.ok()) return status;
   const std::size_t at = name.rfind('@');
   const std::string_view base = name.substr(0, at);
+  if (base.empty() && !name.empty()) return detail::name_error(name, "has nothing in front of '@'");
   const char* preset = nullptr;
   for (int i = 0; i < preset_count; ++i)
     if (base == presets()[i].name) preset = presets()[i].formats;
