@@ -239,6 +239,11 @@ TEST(Quantizer, ExactBytes) {
   EXPECT_EQ(q->bytes(), q->code_bytes() + q->metadata_bytes());
 }
 
+void expect_refused(const Status& status, const char* message) {
+  EXPECT_EQ(status.code(), ErrorCode::invalid_argument);
+  EXPECT_STREQ(status.message(), message);
+}
+
 TEST(Quantizer, BadInputIsNamed) {
   RowMatrix x = support::random_matrix(32, 32, 1);
   x(3, 4) = NAN;
@@ -251,11 +256,21 @@ TEST(Quantizer, BadInputIsNamed) {
   x(3, 5) = 32752.0f;
   EXPECT_TRUE(ValueQuantizer<1>().quantize(x).ok());
   EXPECT_EQ(KeyQuantizer<2>(48).quantize(x).status().code(), ErrorCode::invalid_argument);
-  EXPECT_EQ(KeyQuantizer<2>().quantize(RowMatrix(0, 32)).status().code(), ErrorCode::invalid_argument);
+  expect_refused(KeyQuantizer<2>().quantize(RowMatrix()).status(), "matrix: is empty, 0 tokens x 0 channels");
+  expect_refused(KeyQuantizer<2>().quantize(RowMatrix(0, 32)).status(), "matrix: is empty, 0 tokens x 32 channels");
   const auto q = KeyQuantizer<2>().quantize(support::random_matrix(32, 32, 2));
-  RowMatrix small(31, 32);
+  RowMatrix small(31, 32), none;
   EXPECT_EQ(KeyQuantizer<2>().dequantize(*q, small).code(), ErrorCode::invalid_argument);
-  EXPECT_EQ(KeyQuantizer<3>().dequantize(*q, small).code(), ErrorCode::invalid_argument);
+  expect_refused(KeyQuantizer<2>().dequantize(*q, none), "out: is empty, 0 tokens x 0 channels");
+  expect_refused(
+      KeyQuantizer<3>().dequantize(*q, small),
+      "quantized: made by another quantizer (keys, 2 bits, group 32) than this one (keys, 3 bits, group 32)");
+  expect_refused(ValueQuantizer<2>(128).dequantize(*q, small),
+                 "quantized: made by another quantizer (keys, 2 bits, group 32) than this one (values, 2 bits, group "
+                 "128)");
+  expect_refused(KeyQuantizer<2>(32, Fit::fitted, Metadata::compact, ZeroPoint::symmetric).dequantize(*q, small),
+                 "quantized: made by another quantizer (keys, 2 bits, group 32) than this one (keys, 2 bits, group 32, "
+                 "fitted, compact, symmetric)");
   EXPECT_EQ(export_kivi(*KeyQuantizer<3>().quantize(small)).status().code(), ErrorCode::unsupported);
   KiviMatrix kivi = *export_kivi(*q);
   kivi.words.pop_back();

@@ -36,6 +36,16 @@ inline Status check_magnitude(float greatest, float limit, const char* argument)
   return {};
 }
 
+/// What sets one quantizer apart from another, in words, for errors.
+struct QuantizerWords {
+  char text[80];
+  QuantizerWords(Side side, const Format& format) noexcept {
+    std::snprintf(text, sizeof text, "%s, %d bits, group %d%s%s%s", side_name(side), format.bits, format.group_size,
+                  format.fit == Fit::fitted ? ", fitted" : "", format.metadata == Metadata::compact ? ", compact" : "",
+                  format.zero_point == ZeroPoint::symmetric ? ", symmetric" : "");
+  }
+};
+
 }  // namespace detail
 
 /// Round-to-nearest quantizer (paper section 2) with a scale and a zero point per group of `group_size` elements: along
@@ -92,8 +102,9 @@ class Quantizer {
     if (!table.ok()) return table.status();
     if (Status status = check_view(out, "out"); !status.ok()) return status;
     if (quantized.side() != kSide || quantized.format() != format_)
-      return Status::error(ErrorCode::invalid_argument, "quantized: made by another quantizer (%s, %d bits, group %d)",
-                           side_name(quantized.side()), quantized.bits(), int(quantized.group_size()));
+      return Status::error(ErrorCode::invalid_argument, "quantized: made by another quantizer (%s) than this one (%s)",
+                           detail::QuantizerWords(quantized.side(), quantized.format()).text,
+                           detail::QuantizerWords(kSide, format_).text);
     if (out.tokens != quantized.tokens() || out.dim != quantized.channels())
       return Status::error(ErrorCode::invalid_argument, "out: is %lld x %lld, must be %lld x %lld",
                            static_cast<long long>(out.tokens), static_cast<long long>(out.dim),
@@ -112,6 +123,9 @@ class Quantizer {
     if (view.heads != 1)
       return Status::error(ErrorCode::invalid_argument, "%s: has %lld heads; a quantizer takes one", name,
                            static_cast<long long>(view.heads));
+    if (view.tokens < 1 || view.dim < 1)
+      return Status::error(ErrorCode::invalid_argument, "%s: is empty, %lld tokens x %lld channels", name,
+                           static_cast<long long>(view.tokens), static_cast<long long>(view.dim));
     if (view.data == nullptr) return Status::error(ErrorCode::invalid_argument, "%s: data is null", name);
     return {};
   }
