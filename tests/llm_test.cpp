@@ -259,6 +259,49 @@ TEST(LlmEval, MoreBitsAreCloser) {
   EXPECT_THROW(llm::evaluate(model, random_tokens(799), options, nullptr), std::runtime_error);
 }
 
+/// What a call throws.
+template <class Call>
+std::string refusal(Call call) {
+  try {
+    call();
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+TEST(LlmOptions, AreNamedWithValueAndRange) {
+  const llm::GgufFile file(save(tiny_model(), "options.gguf"));
+  const llm::Model model(file);
+  const auto eval = [&](llm::Index llm::EvalOptions::*option, llm::Index value) {
+    llm::EvalOptions options;
+    options.policies = {"float", "k2v1"};
+    options.context = 400;
+    options.*option = value;
+    return refusal([&] { llm::evaluate(model, random_tokens(512), options, nullptr); });
+  };
+  const std::string range = "; use 258..512 (--skip + 2 to the model's context)";
+  for (const llm::Index context : {-5, 0, 100, 257, 513})
+    EXPECT_EQ(eval(&llm::EvalOptions::context, context), "--context: is " + std::to_string(context) + range);
+  EXPECT_EQ(eval(&llm::EvalOptions::windows, 0), "--windows: is 0; use 1 or more");
+  EXPECT_EQ(eval(&llm::EvalOptions::first_window, -1), "--first-window: is -1; use 0 or more");
+  EXPECT_EQ(eval(&llm::EvalOptions::chunk, 0), "--chunk: is 0; use 1 or more");
+  EXPECT_EQ(eval(&llm::EvalOptions::skip, 511), "--skip: is 511; use 0..510 (up to the model's context - 2)");
+  EXPECT_EQ(eval(&llm::EvalOptions::residual, 0), "--residual: is 0; use 1..4294967296");
+
+  llm::AsymmetryOptions asymmetry;
+  asymmetry.context = 256;
+  EXPECT_EQ(refusal([&] { llm::measure_asymmetry(model, random_tokens(512), asymmetry, nullptr); }),
+            "--context: is 256; use 257..512 (--skip + 1 to the model's context)");
+  llm::PasskeyOptions passkey;
+  passkey.policies = {"float"};
+  const llm::ByteLevelTokenizer tokenizer(file);
+  const auto find = [&] { llm::find_passkeys(model, tokenizer, random_tokens(512), passkey, nullptr); };
+  EXPECT_EQ(refusal(find), "--contexts: is 1024; use 1..512 (up to the model's context)");
+  passkey.trials = 0;
+  EXPECT_EQ(refusal(find), "--trials: is 0; use 1 or more");
+}
+
 TEST(LlmEval, FirstWindowSplitsAText) {
   const llm::GgufFile file(save(tiny_model(), "split.gguf"));
   const llm::Model model(file);

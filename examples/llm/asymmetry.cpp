@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "check_option.hpp"
 #include "jobs.hpp"
 #include "recording_cache.hpp"
 #include "table.hpp"
@@ -191,10 +192,10 @@ nlohmann::ordered_json json_row(const AsymmetryResult& result) {
 }
 
 void check(const Model& model, const std::vector<Token>& text, const AsymmetryOptions& options) {
-  if (options.windows < 1 || options.skip < 0 || options.context <= options.skip)
-    throw std::runtime_error("windows must be at least 1, skip at least 0, and context more than skip");
-  if (options.context > model.shape.context)
-    throw std::runtime_error("the model's context is " + std::to_string(model.shape.context) + " tokens");
+  const Index most = model.shape.context;
+  check_option("--windows", options.windows, 1);
+  check_option("--skip", options.skip, 0, most - 1, "up to the model's context - 1");
+  check_option("--context", options.context, options.skip + 1, most, "--skip + 1 to the model's context");
   if (Index(text.size()) / options.context < options.windows)
     throw std::runtime_error("the text has " + std::to_string(text.size()) + " tokens, too few");
 }

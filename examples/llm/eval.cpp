@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "check_option.hpp"
 #include "jobs.hpp"
 #include "policy_cache.hpp"
 #include "statistics.hpp"
@@ -128,11 +129,12 @@ std::vector<Token> window_tokens(const Tokenizer& tokenizer, const std::string& 
 }
 
 void check_windows(const Model& model, const std::vector<Token>& text, const EvalOptions& options) {
-  if (options.first_window < 0 || options.windows < 1 || options.skip < 0 || options.context < options.skip + 2)
-    throw std::runtime_error("first window and skip must be at least 0, windows 1, and context skip + 2");
-  if (options.chunk < 1) throw std::runtime_error("a chunk has at least 1 token");
-  if (options.context > model.shape.context)
-    throw std::runtime_error("the model's context is " + std::to_string(model.shape.context) + " tokens");
+  const Index most = model.shape.context;
+  check_option("--first-window", options.first_window, 0);
+  check_option("--windows", options.windows, 1);
+  check_option("--skip", options.skip, 0, most - 2, "up to the model's context - 2");
+  check_option("--context", options.context, options.skip + 2, most, "--skip + 2 to the model's context");
+  check_option("--chunk", options.chunk, 1);
   const Index windows = Index(text.size()) / options.context;
   if (windows < options.first_window + options.windows)
     throw std::runtime_error("the text has " + std::to_string(text.size()) + " tokens, enough for " +
@@ -142,9 +144,10 @@ void check_windows(const Model& model, const std::vector<Token>& text, const Eva
 std::vector<EvalResult> evaluate(const Model& model, const std::vector<Token>& text, const EvalOptions& options,
                                  std::FILE* progress, const std::string& name) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
+  check_residual(options.residual);
+  check_windows(model, text, options);
   for (const std::string& policy : options.policies)  // what is wrong with one shows here, not after minutes
     make_cache(policy, model.shape.cache_shape(), options.context, options.residual);
-  check_windows(model, text, options);
   const asymkv::CacheShape shape = model.shape.cache_shape();
   const Index chunks = (options.context + options.chunk - 1) / options.chunk;
   Progress line(progress, name, "chunks", options.windows * chunks);

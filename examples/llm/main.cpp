@@ -35,6 +35,11 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw std::runtime_error(path + ": cannot be written");
 }
 
+/// Throws as write_text() would, before what takes long; the file keeps what it has.
+void check_writable(const std::string& path) {
+  if (!path.empty() && !std::ofstream(path, std::ios::app)) throw std::runtime_error(path + ": cannot be written");
+}
+
 constexpr const char* model_help = "GGUF file, architecture llama or gemma3";
 
 /// What measurements read and write: one model and one text, or several where the command takes them.
@@ -156,6 +161,7 @@ void add_eval(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   command.callback([state] {
     const Paths& paths = state->paths;
+    check_writable(paths.json);
     state->policies.check(paths.models);
     std::vector<llm::EvalReport> reports;
     for (const std::string& path : paths.models) {
@@ -191,6 +197,7 @@ void add_passkey(CLI::App& app) {
   command.add_option("--seed", options.seed, "Of the keys and the filler")->capture_default_str();
   add_residual(command, options.residual);
   command.callback([state] {
+    check_writable(state->paths.json);
     const llm::ModelFile file(state->paths.model());
     state->options.policies = state->policies.of(file.model.shape);
     const std::vector<llm::Token> filler = file.tokenizer->encode(state->paths.read());
@@ -212,6 +219,7 @@ void add_asymmetry(CLI::App& app) {
   command.add_option("--context", state->options.context, "Tokens of a window")->capture_default_str();
   command.add_option("--skip", state->options.skip, "Queries of a window that are not judged")->capture_default_str();
   command.callback([state] {
+    check_writable(state->paths.json);
     const llm::ModelFile file(state->paths.model());
     const std::vector<llm::Token> text =
         llm::window_tokens(*file.tokenizer, state->paths.read(), state->options.context);
@@ -239,6 +247,7 @@ void add_calibrate(CLI::App& app) {
   command.add_option("--skip", options.skip, "Positions of a window that are not judged")->capture_default_str();
   command.add_option("--chunk", options.chunk, "Tokens fed at once")->capture_default_str();
   command.callback([state] {
+    check_writable(state->out);
     const llm::ModelFile file(state->model);
     const std::vector<llm::Token> text =
         llm::window_tokens(*file.tokenizer, read_text(state->text), state->options.context);

@@ -6,6 +6,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "check_option.hpp"
 #include "jobs.hpp"
 #include "policy_cache.hpp"
 #include "prefill.hpp"
@@ -65,14 +66,15 @@ Answer ask(Decoder& decoder, asymkv::KVCache& cache, const PasskeyTrial& trial) 
 
 void check(const Model& model, const PasskeyOptions& options) {
   if (options.policies.empty()) throw std::runtime_error("no policies to evaluate");
-  for (const std::string& policy : options.policies) make_cache(policy, model.shape.cache_shape(), 0, options.residual);
-  if (options.trials < 1 || options.contexts.empty() || options.depths.empty())
-    throw std::runtime_error("at least one trial, context and depth are needed");
+  if (options.contexts.empty() || options.depths.empty())
+    throw std::runtime_error("at least one context and depth are needed");
+  check_option("--trials", options.trials, 1);
   for (const Index context : options.contexts)
-    if (context > model.shape.context)
-      throw std::runtime_error("the model's context is " + std::to_string(model.shape.context) + " tokens");
+    check_option("--contexts", context, 1, model.shape.context, "up to the model's context");
   for (const double depth : options.depths)
     if (!(depth >= 0.0 && depth <= 1.0)) throw std::runtime_error("depths are between 0 and 1");
+  check_residual(options.residual);
+  for (const std::string& policy : options.policies) make_cache(policy, model.shape.cache_shape(), 0, options.residual);
 }
 
 /// All trials: by context, then depth. None depends on which others there are.
