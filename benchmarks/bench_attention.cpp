@@ -3,8 +3,9 @@
 // Rows:
 //
 //   decode/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/t<tokens>[/<isa>]    one query token
+//   decode/.../t32768/q<queries>                                                some, as drafts to be verified are
 //   decode/.../t32768/threads<threads>/real_time                                the same in slices of attend_parallel
-//   prefill/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/t<tokens>           the last 512 tokens are the queries
+//   prefill/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/t<tokens>[/<isa>]   the last 512 tokens are the queries
 //
 // <cache> is a policy's name, float, half, bfloat16, ggml-f16, ggml-q8_0 or ggml-q4_0; rows with <isa> are forced to an
 // instruction set that is not the machine's best. A row has its counters: bytes and bytes_per_second of what the cache
@@ -36,7 +37,8 @@ struct Row {
   Index threads = 0;     // 0: attend, in the caller's
 
   std::string suffix() const {
-    return (isa.empty() ? "" : "/" + isa) + (threads == 0 ? "" : "/threads" + std::to_string(threads));
+    return (kind == "decode" && queries > 1 ? "/q" + std::to_string(queries) : "") + (isa.empty() ? "" : "/" + isa) +
+           (threads == 0 ? "" : "/threads" + std::to_string(threads));
   }
   std::string name() const {
     return kind + "/" + cache + "/h" + std::to_string(heads) + "/kv" + std::to_string(kv_heads) + "/d" +
@@ -217,10 +219,14 @@ void add_all() {
       for (Index tokens : {4096, 32768}) add({"prefill", cache, heads, 128, tokens, 512});
     }
   std::vector<std::string> forced = presets();
-  for (const char* name : {"k1v1", "k2v2", "k4v4", "k8v8"}) forced.push_back(name);
+  for (const char* name : {"k1v1", "k2v2", "k3v3", "k4v4", "k5v5", "k6v6", "k8v8"}) forced.push_back(name);
   for (const std::string& isa : lesser_isas())
-    for (const std::string& cache : forced)
+    for (const std::string& cache : forced) {
       for (Index heads : {8, 32}) add({"decode", cache, heads, 128, 32768, 1, isa});
+      add({"prefill", cache, 8, 128, 4096, 512, isa});
+    }
+  for (const char* cache : {"k2v2", "k4v4", "balanced-1.7", "half"})
+    for (Index queries : {2, 4, 8, 16}) add({"decode", cache, 8, 128, 32768, queries});
   for (const char* cache : {"k1v1", "k2v2", "k4v4", "balanced-1.7", "half", "float"})
     for (Index heads : {8, 32})
       for (Index threads : {1, 2, 4, 8}) add({"decode", cache, heads, 128, 32768, 1, "", threads});

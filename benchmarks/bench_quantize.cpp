@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
   add_quantizers<8>();
   for (const char* policy :
        {"k1v1", "k2v2", "k4v4", "k8v8", "half", "float", "smallest-1.2", "balanced-1.7", "fine-2.4", "finest-3.4"})
-    for (Index chunk : {1, 512})
+    for (Index chunk : {1, 64, 512})
       benchmark::RegisterBenchmark(("append/" + std::string(policy) + "/chunk" + std::to_string(chunk)).c_str(),
                                    [=](benchmark::State& state) { append(state, policy, chunk); })
           ->Unit(benchmark::kMicrosecond);

@@ -12,7 +12,7 @@ import statistics
 import sys
 
 NAME = re.compile(r"(?P<kind>\w+)/(?P<cache>[^/]+)/h(?P<heads>\d+)/kv(?P<kv>\d+)/d(?P<dim>\d+)/t(?P<tokens>\d+)"
-                  r"(?:/(?P<isa>\w+))?")
+                  r"(?:/(?P<isa>(?!q\d)\w+))?")
 NUMBERS = ("cpu_time", "bytes", "bytes_per_second", "dram_share", "fma_share", "ns_per_token_head", "error")
 MILLISECONDS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
 

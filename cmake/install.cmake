@@ -13,5 +13,5 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/asymkvConfig.cmake.in ${
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/asymkvConfigVersion.cmake COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/asymkvConfig.cmake ${PROJECT_BINARY_DIR}/asymkvConfigVersion.cmake
-              ${CMAKE_CURRENT_LIST_DIR}/yaml.cmake
+              ${CMAKE_CURRENT_LIST_DIR}/kernels.cmake ${CMAKE_CURRENT_LIST_DIR}/yaml.cmake
         DESTINATION ${ASYMKV_CMAKE_DIR})

@@ -125,8 +125,8 @@ TEST(Attention, ComparisonSeesNoOutputAndAWrongSign) {
 
 TEST(Attention, ComparisonSeesWhatIsWrong) {
   const ForcedIsa forced(Isa::scalar);  // whose bound has no part for rounded rows
-  AttentionTrial trial({2, 2, 32, 1, 2, 32, 32, 100, 3, 32});
-  auto cache = support::cache_of({2, 2, 32, 1, 2, 32, 32, 100, 3, 32});
+  AttentionTrial trial({2, 2, 32, 1, 6, 32, 32, 100, 3, 32});
+  auto cache = support::cache_of({2, 2, 32, 1, 6, 32, 32, 100, 3, 32});
   const RowMatrix right = trial.attend<float>(*cache);
   EXPECT_EQ(trial.compare(right).outside, 0);
   EXPECT_GT(trial.compare(right, oracle::bfloat16).outside, int(right.size()) / 2);
@@ -153,10 +153,11 @@ TEST(Attention, ReferenceAgreesAfterTrims) {
     params.causal = step % 5 != 4;
     ASSERT_TRUE(cache->attend(0, tensor(q, 6), tensor(out, 6), params).ok());
     ASSERT_TRUE(reference_attention(*cache, 0, tensor(q, 6), tensor(expected, 6), params).ok());
-    // three rows a token, in blocks: the last one is rounded where it has few, all are in tile registers; quantization
-    // costs some 0.1 here
+    // three rows a token, in blocks: the last one is rounded where it has few, all are in tile registers; outputs are
+    // about 13, since scores of some hundred choose single tokens
     const bool rounded = (3 * count - 1) % attention_rows < kernels::few_rows || cache->isa() == Isa::amx;
-    ASSERT_LT((out - expected).cwiseAbs().maxCoeff(), rounded ? 2e-3f : 4e-4f) << step;
+    const float bound = rounded ? 2e-3f * expected.cwiseAbs().maxCoeff() : 4e-4f;
+    ASSERT_LT((out - expected).cwiseAbs().maxCoeff(), bound) << step;
     if (step % 3 != 2) continue;
     ASSERT_TRUE(cache->trim(Index(generator()) % (cache->length() + 1)).ok());
   }

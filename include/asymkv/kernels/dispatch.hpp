@@ -21,7 +21,16 @@ inline std::uint32_t available_isas() noexcept {
   return isas;
 }
 
-inline const Table* table_of(Isa isa) noexcept {
+// One unit may compile the kernels for all: it defines ASYMKV_COMPILE_KERNELS, the others ASYMKV_COMPILED_KERNELS.
+#if defined(ASYMKV_COMPILE_KERNELS)
+#define ASYMKV_KERNELS_LINKAGE
+#else
+#define ASYMKV_KERNELS_LINKAGE inline
+#endif
+#if defined(ASYMKV_COMPILED_KERNELS) && !defined(ASYMKV_COMPILE_KERNELS)
+const Table* table_of(Isa isa) noexcept;
+#else
+ASYMKV_KERNELS_LINKAGE const Table* table_of(Isa isa) noexcept {
   switch (isa) {
 #if ASYMKV_X86
     case Isa::amx:
@@ -47,6 +56,8 @@ inline const Table* table_of(Isa isa) noexcept {
       return &scalar::table;
   }
 }
+#endif
+#undef ASYMKV_KERNELS_LINKAGE
 
 }  // namespace kernels
 

@@ -33,7 +33,9 @@ struct ResultRows {
 
 /// At most so many rows multiply with packed codes as they are, and are rounded for it (dot.inl); more rows multiply
 /// with dequantized tiles, in float.
-constexpr Index few_rows = 4;
+constexpr Index few_rows = 16;
+/// So many are folded side by side.
+constexpr Index folded_rows = 4;
 
 /// Neighbouring panels of one page, a kv head each, to multiply with or to dequantize, and how much of them to read.
 /// Rows on the left have `depth` elements and room up to a multiple of 16; results have `lanes` rounded up to 16.
@@ -105,11 +107,11 @@ constexpr Index padded_depth(Index depth) noexcept { return round_up(depth, 64);
 constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_depth(layout.depth) / 4 * 7; }
 /// Rows that are multiplied together in tile registers (matrix.inl).
 constexpr Index matrix_rows = 32;
-/// Floats of scratch that products of panels need: of few rows; or the metadata and a tile of 32 lanes; or the
+/// Floats of scratch that products of panels need: of folded rows; or the metadata and a tile of 32 lanes; or the
 /// metadata, all codes and some rows in pairs of bfloat16.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
   const Index depth = round_up(layout.depth, block_depth), metadata = 2 * layout.metadata_count();
-  return std::max({few_rows * row_scratch(layout), metadata + 32 * depth,
+  return std::max({folded_rows * row_scratch(layout), metadata + 32 * depth,
                    metadata + depth * (round_up(layout.lanes, tile_lanes) / 2 + matrix_rows)});
 }
 /// Floats of scratch that dense_scores and dense_sums need: a tile of 32 lanes. `depth` is dim or the count of tokens.
@@ -121,8 +123,9 @@ using PackedProduct = void (*)(const PanelView&, const Rows&, const ResultRows&,
 
 struct Table {
   Isa isa;
-  PackedProduct few_rows_product;   ///< of at most few_rows
-  PackedProduct many_rows_product;  ///< of any number
+  PackedProduct few_rows_product;
+  PackedProduct many_rows_product;
+  Index few_rows_of_8_bits;  ///< few_rows, or less where codes of 8 bits are slow to multiply with
   /// result[r][t] += rows[r] . token t, over `dim` elements; results are written up to count rounded up to 32.
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
   /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
@@ -157,13 +160,16 @@ struct Table {
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
 
   void packed_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) const {
-    (rows.count <= few_rows ? few_rows_product : many_rows_product)(panels, rows, result, scratch);
+    const Format& format = panels.layout.format;
+    const Index few = format.bits == 8 && !format.mixed() ? few_rows_of_8_bits : few_rows;
+    (rows.count <= few ? few_rows_product : many_rows_product)(panels, rows, result, scratch);
   }
   /// This table for an instruction set that has one kernel of its own.
   constexpr Table with_few_rows(Isa better, PackedProduct product) const {
     Table table = *this;
     table.isa = better;
     table.few_rows_product = product;
+    table.few_rows_of_8_bits = few_rows;
     return table;
   }
   constexpr Table with_many_rows(Isa better, PackedProduct product) const {

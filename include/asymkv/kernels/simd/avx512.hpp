@@ -37,6 +37,12 @@ inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) { return {_mm512_mas
 inline void store_bytes(unsigned char* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
 }
+inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+  const __m512i ab = _mm512_packus_epi32(_mm512_cvttps_epi32(a.v), _mm512_cvttps_epi32(b.v));
+  const __m512i cd = _mm512_packus_epi32(_mm512_cvttps_epi32(c.v), _mm512_cvttps_epi32(d.v));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd)));
+}
 inline F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }

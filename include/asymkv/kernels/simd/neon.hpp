@@ -68,6 +68,12 @@ inline void store_bytes(unsigned char* p, F32x16 a) {
   vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(halfwords(0), halfwords(1))),
                           vmovn_u16(vcombine_u16(halfwords(2), halfwords(3)))));
 }
+inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+  store_bytes(p, a);
+  store_bytes(p + 16, b);
+  store_bytes(p + 32, c);
+  store_bytes(p + 48, d);
+}
 inline F32x16 add(F32x16 a, F32x16 b) {
   return quarters<F32x16>([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
 }

@@ -18,6 +18,8 @@ constexpr int kDotRows = 1;
 /// Sums that must be under way at once for byte products to run at their rate. Nothing needs them here, but so tests
 /// see two blocks at once.
 constexpr int kSumsInFlight = 4;
+/// Most rows that multiply with codes of 8 bits as they are.
+constexpr Index kFewRowsOf8Bits = few_rows;
 /// Vectors side by side of a product over a float tile.
 constexpr int kTiles = 1;
 /// Most rows of a product over a float tile.
@@ -62,6 +64,13 @@ inline void store_half(void* p, F32x16 a) {
 /// Lanes are whole numbers 0..255.
 inline void store_bytes(unsigned char* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);
+}
+/// The same of four, one after the other.
+inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+  store_bytes(p, a);
+  store_bytes(p + 16, b);
+  store_bytes(p + 32, c);
+  store_bytes(p + 48, d);
 }
 inline F32x16 add(F32x16 a, F32x16 b) {
   return each_lane([&](int i) { return a.v[i] + b.v[i]; });

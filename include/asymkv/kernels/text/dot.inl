@@ -500,7 +500,7 @@ inline void fold_rows(const PanelView& panels, const Rows& rows, FoldedGroup<Row
 /// Folds the rows of some groups, stage by stage.
 template <int Bits, int RowCount>
 inline void fold_groups(const PanelView& panels, const Rows& rows, FoldedGroup<RowCount>* groups, Index count) {
-  float inverse_steps[few_rows];
+  float inverse_steps[folded_rows];
   for (Index i = 0; i < count; ++i) fold_rows<Bits, RowCount>(panels, rows, groups[i]);
   for (Index i = 0; i < count; ++i)
     for (int r = 0; r < RowCount; ++r) inverse_steps[i * RowCount + r] = set_step(groups[i].rows[r]);
@@ -524,7 +524,7 @@ inline void dot_group(const PanelView& panel, Index tile, Index end, const Folde
   }
 }
 
-/// Gives row number i of few_rows its part of packed_product's scratch.
+/// Gives row number i of folded_rows its part of packed_product's scratch.
 inline void place_row(const PanelLayout& layout, float* scratch, Index i, FoldedRow& row) {
   row.elements = scratch + i * row_scratch(layout);
   row.high = reinterpret_cast<std::int8_t*>(row.elements + padded_depth(layout.depth));
@@ -540,7 +540,7 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
   const Index tiles = (panels.lanes + tile_lanes - 1) / tile_lanes;
   const Index tiles_in_group = panels.layout.group_size() / tile_lanes;
   const Index groups = (tiles + tiles_in_group - 1) / tiles_in_group;
-  constexpr Index at_once = few_rows / RowCount;
+  constexpr Index at_once = folded_rows / RowCount;
   FoldedGroup<RowCount> folded[at_once];
   for (Index i = 0; i < at_once; ++i)
     for (int r = 0; r < RowCount; ++r) place_row(panels.layout, scratch, i * RowCount + r, folded[i].rows[r]);

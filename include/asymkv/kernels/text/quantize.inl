@@ -2,7 +2,7 @@
 // way of splitting the input does the same operations in the same order. Products that are added are explicit fma, for
 // the same reason. Included once per instruction set.
 //
-// A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and codes.
+// A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and store_codes.
 
 /// The compact scale nearest on a logarithmic axis, for scales that are not negative; +0 only for those too small for
 /// code 1, and the greatest for all above it.
@@ -33,6 +33,37 @@ inline F32x16 inverse_or_zero(F32x16 scale) {
   return select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), zero);
 }
 
+/// codes[i][16] = code(i) for i < count. Four at once, since what reads them loads 64 bytes.
+template <class Code>
+inline void store_rows(unsigned char* codes, Index count, Code code) {
+  Index i = 0;
+  for (; i + 4 <= count; i += 4) store_four_bytes(codes + 16 * i, code(i), code(i + 1), code(i + 2), code(i + 3));
+  for (; i < count; ++i) store_bytes(codes + 16 * i, code(i));
+}
+
+/// Least and greatest of each lane, in two chains of comparisons, since each waits for the one before.
+struct Extremes {
+  F32x16 least, greatest;
+
+  Extremes(const float* x, Index count) : least(load(x)), greatest(least) {
+    F32x16 other_least = least, other_greatest = least;
+    Index i = 0;
+    for (; i + 2 <= count; i += 2) {
+      const F32x16 one = load(x + 16 * i), other = load(x + 16 * (i + 1));
+      least = min(least, one);
+      greatest = max(greatest, one);
+      other_least = min(other_least, other);
+      other_greatest = max(other_greatest, other);
+    }
+    if (i < count) {
+      least = min(least, load(x + 16 * i));
+      greatest = max(greatest, load(x + 16 * i));
+    }
+    least = min(least, other_least);
+    greatest = max(greatest, other_greatest);
+  }
+};
+
 /// KIVI's min-max quantizer, every step rounded to binary16 (paper.md of the method: mn, s = (mx - mn)/M, t = x - mn,
 /// r = t/s, clamp, round half to even). A binary32 operation rounded to binary16 equals the binary16 operation, since
 /// 24 >= 2*11 + 2. With compact metadata the scale is rounded once more.
@@ -41,31 +72,28 @@ inline F32x16 inverse_or_zero(F32x16 scale) {
 /// near enough, since t and s have 11 bits: where t/s is not a number halfway between two of binary16, which q then is,
 /// it differs from all of these by 2^-23 or more. Quotients below binary16's normal range all become code 0.
 struct MinMaxFit {
-  F32x16 scale, zero_point, inverse;
+  F32x16 scale, zero_point;
 
   static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
-    F32x16 least = load(x);
-    F32x16 greatest = least;
-    for (Index i = 1; i < count; ++i) {
-      const F32x16 value = load(x + 16 * i);
-      least = min(least, value);
-      greatest = max(greatest, value);
-    }
-    least = round_half(least);
-    const F32x16 range = round_half(sub(round_half(greatest), least));
+    const Extremes extremes(x, count);
+    const F32x16 least = round_half(extremes.least);
+    const F32x16 range = round_half(sub(round_half(extremes.greatest), least));
     const F32x16 distance = round_half(div(range, load(coding.levels)));
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    const F32x16 stored = round_scale(distance, coding.metadata), zero = broadcast(0.0f), one = broadcast(1.0f);
-    const F32x16 inverse = div(one, select_less(zero, stored, stored, one));
-    return {stored, add(least, zero), select_less(zero, stored, inverse, broadcast(0x1p100f))};
+    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f))};
   }
 
   /// Elements of the group. A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the
   /// zero point: the inverse is so large then that every ratio but 0 is infinite.
-  F32x16 codes(const GroupCoding& coding, const float* x) const {
-    const F32x16 minus_scale = sub(broadcast(0.0f), scale);
-    const F32x16 t = round_half(sub(round_half(load(x)), zero_point)), near = mul(t, inverse);
-    return round_even(min(round_half(fma(fma(near, minus_scale, t), inverse, near)), load(coding.levels)));
+  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
+    const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f), minus_scale = sub(zero, scale);
+    const F32x16 inverse =
+        select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), broadcast(0x1p100f));
+    store_rows(codes, count, [&](Index i) {
+      const F32x16 t = round_half(sub(round_half(load(x + 16 * i)), zero_point)), near = mul(t, inverse);
+      const F32x16 ratio = round_half(fma(fma(near, minus_scale, t), inverse, near));
+      return round_even(min(ratio, load(coding.levels)));
+    });
   }
 };
 
@@ -86,12 +114,14 @@ class MinMaxSteps {
     ASYMKV_UNROLL
     for (int j = 1; j <= Levels; ++j) first_[j - 1] = first_element(j, fitted);
   }
-  F32x16 codes(F32x16 x) const {
-    const F32x16 rounded = round_half(x);
-    F32x16 code = broadcast(0.0f);
-    ASYMKV_UNROLL
-    for (int j = 1; j <= Levels; ++j) code = select_less(rounded, first_[j - 1], code, broadcast(float(j)));
-    return code;
+  void store_codes(const float* x, Index count, unsigned char* codes) const {
+    store_rows(codes, count, [&](Index i) {
+      const F32x16 rounded = round_half(load(x + 16 * i));
+      F32x16 code = broadcast(0.0f);
+      ASYMKV_UNROLL
+      for (int j = 1; j <= Levels; ++j) code = select_less(rounded, first_[j - 1], code, broadcast(float(j)));
+      return code;
+    });
   }
 
  private:
@@ -120,24 +150,32 @@ class MinMaxSteps {
   F32x16 first_[Levels];
 };
 
-/// Least, greatest, mean and mean magnitude about the mean (or about 0) of each lane.
+/// Sum of element(i) for i < count, as four sums of every fourth one, since each addition waits for the one before.
+template <class Element>
+inline F32x16 sum_of(Index count, Element element) {
+  F32x16 sums[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+  Index i = 0;
+  for (; i + 4 <= count; i += 4) ASYMKV_UNROLL
+  for (int c = 0; c < 4; ++c) sums[c] = add(sums[c], element(i + c));
+  for (; i < count; ++i) sums[0] = add(sums[0], element(i));
+  return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+}
+
+/// Least, greatest, mean and mean magnitude about the mean of each lane; of symmetric formats the mean magnitude alone.
 struct Moments {
   F32x16 least, greatest, mean, deviation;
 
   static Moments of(const float* x, Index count, ZeroPoint zero_point) {
     Moments m;
-    m.least = m.greatest = load(x);
-    F32x16 sum = broadcast(0.0f), magnitudes = broadcast(0.0f);
-    for (Index i = 0; i < count; ++i) {
-      const F32x16 value = load(x + 16 * i);
-      m.least = min(m.least, value);
-      m.greatest = max(m.greatest, value);
-      sum = add(sum, value);
+    const F32x16 n = broadcast(float(count)), zero = broadcast(0.0f);
+    m.least = m.greatest = m.mean = zero;
+    if (zero_point == ZeroPoint::affine) {
+      const Extremes extremes(x, count);
+      m.least = extremes.least;
+      m.greatest = extremes.greatest;
+      m.mean = div(sum_of(count, [&](Index i) { return load(x + 16 * i); }), n);
     }
-    const F32x16 n = broadcast(float(count));
-    m.mean = zero_point == ZeroPoint::affine ? div(sum, n) : broadcast(0.0f);
-    for (Index i = 0; i < count; ++i) magnitudes = add(magnitudes, absolute(sub(load(x + 16 * i), m.mean)));
-    m.deviation = div(magnitudes, n);
+    m.deviation = div(sum_of(count, [&](Index i) { return absolute(sub(load(x + 16 * i), m.mean)); }), n);
     return m;
   }
 };
@@ -172,8 +210,9 @@ struct FittedFit {
     return {s, select_less(zero, levels, best.lowest, round_half(m.mean)), inverse_or_zero(s)};
   }
 
-  F32x16 codes(const GroupCoding& coding, const float* x) const {
-    return nearest_codes(load(x), zero_point, inverse, load(coding.levels));
+  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
+    const F32x16 levels = load(coding.levels);
+    store_rows(codes, count, [&](Index i) { return nearest_codes(load(x + 16 * i), zero_point, inverse, levels); });
   }
 
  private:
@@ -232,9 +271,11 @@ struct SymmetricFit {
     const F32x16 s = round_scale(mul(m.deviation, broadcast(coding.symmetric_step)), coding.metadata);
     return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or_zero(s)};
   }
-  F32x16 codes(const GroupCoding& coding, const float* x) const {
-    const F32x16 levels = load(coding.levels), zero = broadcast(0.0f);
-    return round_even(max(min(fma(load(x), inverse, mul(levels, broadcast(0.5f))), levels), zero));
+  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
+    const F32x16 levels = load(coding.levels), middle = mul(levels, broadcast(0.5f)), zero = broadcast(0.0f);
+    store_rows(codes, count, [&](Index i) {
+      return round_even(max(min(fma(load(x + 16 * i), inverse, middle), levels), zero));
+    });
   }
 };
 
@@ -248,8 +289,7 @@ inline FitClass store_fit(const GroupCoding& coding, const float* x, Index count
 template <class FitClass>
 inline void quantize_groups(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                             unsigned char* codes) {
-  const FitClass fitted = store_fit<FitClass>(coding, x, count, scales, zero_points);
-  for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(coding, x + 16 * i));
+  store_fit<FitClass>(coding, x, count, scales, zero_points).store_codes(coding, x, count, codes);
 }
 
 /// Codes 0 to Levels.
@@ -258,12 +298,10 @@ inline void quantize_min_max(const GroupCoding& coding, const float* x, Index co
                              unsigned char* codes) {
   const MinMaxFit fitted = store_fit<MinMaxFit>(coding, x, count, scales, zero_points);
   const F32x16 one = broadcast(1.0f), least_scale = broadcast(MinMaxSteps<Levels>::least_scale);
-  if (max_lanes(select_less(fitted.scale, least_scale, one, broadcast(0.0f))) > 0.0f) {
-    for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, fitted.codes(coding, x + 16 * i));
-  } else {
-    const MinMaxSteps<Levels> steps(fitted);
-    for (Index i = 0; i < count; ++i) store_bytes(codes + 16 * i, steps.codes(load(x + 16 * i)));
-  }
+  if (max_lanes(select_less(fitted.scale, least_scale, one, broadcast(0.0f))) > 0.0f)
+    fitted.store_codes(coding, x, count, codes);
+  else
+    MinMaxSteps<Levels>(fitted).store_codes(x, count, codes);
 }
 
 inline void quantize(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
