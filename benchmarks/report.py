@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 
+# rows of several queries (q4) are left out
 NAME = re.compile(r"(?P<kind>\w+)/(?P<cache>[^/]+)/h(?P<heads>\d+)/kv(?P<kv>\d+)/d(?P<dim>\d+)/t(?P<tokens>\d+)"
                   r"(?:/(?P<isa>(?!q\d)\w+))?")
 NUMBERS = ("cpu_time", "bytes", "bytes_per_second", "dram_share", "fma_share", "ns_per_token_head", "error")

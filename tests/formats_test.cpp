@@ -199,8 +199,8 @@ TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
   }
 }
 
-/// The share of what quantization costs that attention of few rows may cost, root mean square: a fiftieth, and an
-/// eighth with codes of one or two bits (dot.inl), which mixed widths have too.
+/// The share of what quantization costs that attention of few rows may cost, root mean square: a fiftieth, and a
+/// fifth with codes of one or two bits (dot.inl), which mixed widths have too.
 float rounding_share(const AsymKVCache& cache) {
   const auto coarse = [&](Side side) {
     const Format& format = cache.side(0, side).layout().format;
@@ -282,16 +282,19 @@ TEST(Formats, EachChannelAloneGivesItsKeys) {
       for (Isa isa : support::machine_isas()) {
         std::vector<float> scratch(std::size_t(kernels::product_scratch(layout)));
         for (Index slot = 0; slot < layout.slots(); ++slot) {
-          RowMatrix query = RowMatrix::Zero(1, round_up(dim, 16)), scores = RowMatrix::Zero(1, 128);
+          RowMatrix query = RowMatrix::Zero(1, round_up(dim, 16));
           query(0, slot) = 3.0f;
           const kernels::PanelView view{layout, side.panel(0, 0), side.panel_bytes(), 1,
                                         128,    layout.slots(),   side.panel(0, 0)};
-          kernels::table_of(isa)->packed_product(view, {query.data(), query.cols(), 1}, {scores.data(), 128},
-                                                 scratch.data());
-          if (order.channels[slot] >= dim) continue;
-          const auto channel = expected.col(order.channels[slot]).transpose();
-          ASSERT_LE((scores - 3.0f * channel).cwiseAbs().maxCoeff(), 1e-5f * (1.0f + keys.cwiseAbs().maxCoeff()))
-              << policy << " " << dim << " " << isa_name(isa) << " slot " << slot;
+          for (const kernels::PackedProduct product :
+               {kernels::table_of(isa)->few_rows_product, kernels::table_of(isa)->many_rows_product}) {
+            RowMatrix scores = RowMatrix::Zero(1, 128);
+            product(view, {query.data(), query.cols(), 1}, {scores.data(), 128}, scratch.data());
+            if (order.channels[slot] >= dim) continue;
+            const auto channel = expected.col(order.channels[slot]).transpose();
+            ASSERT_LE((scores - 3.0f * channel).cwiseAbs().maxCoeff(), 1e-5f * (1.0f + keys.cwiseAbs().maxCoeff()))
+                << policy << " " << dim << " " << isa_name(isa) << " slot " << slot;
+          }
         }
       }
     }
@@ -306,7 +309,7 @@ TEST(Formats, MixedWidthsServeEveryHeadSize) {
         const RowMatrix keys = support::random_matrix(300, dim, 31), values = support::random_matrix(300, dim, 32);
         ASSERT_TRUE(cache.append(0, tensor(keys, 1), tensor(values, 1)).ok());
         ASSERT_TRUE(cache.seal().ok());
-        for (Index rows : {1, 2, 4, 5})
+        for (Index rows : {1, 2, 4, 5, 17, 33})
           expect_reference(cache, keys, values, rows, policy + std::string(" ") + std::to_string(dim) + isa_name(isa));
       }
 }

@@ -49,7 +49,7 @@ Answers answers_at(Edge edge, const char* policy, const CacheShape& shape, const
             .ok());
     return RowMatrix(out.matrix().template cast<float>());
   };
-  return {attend(1), attend(5), read_back(Side::keys, shape.key_dim), read_back(Side::values, shape.value_dim)};
+  return {attend(1), attend(17), read_back(Side::keys, shape.key_dim), read_back(Side::values, shape.value_dim)};
 }
 
 template <class T>

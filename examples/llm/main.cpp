@@ -35,7 +35,7 @@ void write_text(const std::string& path, const std::string& text) {
   if (!file) throw std::runtime_error(path + ": cannot be written");
 }
 
-/// Throws as write_text() would, before what takes long; the file keeps what it has.
+/// Throws as write_text() would, before what takes long; the file keeps what it has, nothing if it is new.
 void check_writable(const std::string& path) {
   if (!path.empty() && !std::ofstream(path, std::ios::app)) throw std::runtime_error(path + ": cannot be written");
 }

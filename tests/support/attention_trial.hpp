@@ -32,7 +32,8 @@ constexpr double kErrorConstant = 16.0;
 /// codes, of 1/127 before codes of one or two bits: errors of 0.29 or 0.41 steps each add up like a random walk, of
 /// which this is seven deviations. Rows go in blocks of attention_rows, so the last block may be of few.
 constexpr double step_errors(int bits) { return bits <= 2 ? 3.0 / 127.0 : 2.0 / 16256.0; }
-/// Many rows are so where they meet the codes in tile registers: each element is off by at most 2^-16 of itself.
+/// Many rows are so where they meet the codes in tile registers: each element is off by at most 2^-16 of itself, mostly
+/// by far less, and errors add up like a random walk too.
 constexpr double kTileErrors = 0x1p-15;
 
 /// How an output compares with the oracle's.
@@ -119,8 +120,12 @@ class AttentionTrial {
  private:
   void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
-    const bool few = last_row % attention_rows < kernels::few_rows, tiles = (*kernels::choose_table())->isa == Isa::amx;
-    const auto row_errors = [&](int bits) { return few ? step_errors(bits) : tiles ? kTileErrors : 0.0; };
+    const kernels::Table& kernels = **kernels::choose_table();
+    const auto row_errors = [&](int bits) {
+      const Index few = bits == 8 ? kernels.few_rows_of_8_bits : kernels::few_rows;
+      if (last_row % attention_rows < few) return step_errors(bits);
+      return kernels.isa == Isa::amx ? kTileErrors : 0.0;
+    };
     const double score_rounding = row_errors(case_.key_bits) * expected.score_rounding;
     EXPECT_LT(score_rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
     const double bound =

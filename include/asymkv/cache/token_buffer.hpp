@@ -36,8 +36,8 @@ class TokenBuffer {
   /// Adds tokens at the back; requires count() + tokens <= capacity().
   void append(const ConstTensor& tokens) noexcept {
     if (begin_ + count_ + tokens.tokens > capacity_) move_to_front();
-    for (Index head = 0; head < heads_; ++head)
-      for (Index t = 0; t < tokens.tokens; ++t) {
+    for (Index t = 0; t < tokens.tokens; ++t)  // in the order in which tokens mostly lie
+      for (Index head = 0; head < heads_; ++head) {
         unsigned char* to = row(head, count_ + t);
         const void* from = tokens.row(t, head);
         if (tokens.type == type_ && tokens.dim_stride == 1)

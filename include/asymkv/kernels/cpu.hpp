@@ -74,8 +74,8 @@ inline CpuidWords read_cpuid() noexcept {
   return words;
 }
 
-/// Linux lets a process use tile registers once it has asked: signal frames grow by 8 KiB then. It may refuse, where an
-/// alternate signal stack is too small for that.
+/// Linux lets a process use tile registers once it has asked, any number of times: signal frames grow by 8 KiB then. It
+/// refuses where an alternate signal stack is too small for that, and refuses such stacks afterwards.
 inline bool may_use_tiles() noexcept {
 #if ASYMKV_X86 && defined(__linux__)
   constexpr long request_permission = 0x1023, tile_data = 18;
@@ -113,8 +113,7 @@ inline bool has_dot_products() noexcept {
 /// Of this machine.
 inline std::uint32_t read_isas() noexcept {
 #if ASYMKV_X86
-  const std::uint32_t isas = decode_isas(read_cpuid()), amx = 1u << int(Isa::amx);
-  return (isas & amx) != 0 && !may_use_tiles() ? isas & ~amx : isas;
+  return decode_isas(read_cpuid());
 #else
   return decode_aarch64_isas(ASYMKV_NEON, has_dot_products());
 #endif

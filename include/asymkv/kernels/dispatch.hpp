@@ -22,8 +22,9 @@ inline std::uint32_t available_isas() noexcept {
 }
 
 // One unit may compile the kernels for all: it defines ASYMKV_COMPILE_KERNELS, the others ASYMKV_COMPILED_KERNELS.
+// Weak, since a program may have several parts that each do so.
 #if defined(ASYMKV_COMPILE_KERNELS)
-#define ASYMKV_KERNELS_LINKAGE
+#define ASYMKV_KERNELS_LINKAGE __attribute__((weak, visibility("default")))
 #else
 #define ASYMKV_KERNELS_LINKAGE inline
 #endif
@@ -61,7 +62,11 @@ ASYMKV_KERNELS_LINKAGE const Table* table_of(Isa isa) noexcept {
 
 }  // namespace kernels
 
-inline bool isa_supported(Isa isa) noexcept { return (kernels::available_isas() >> int(isa) & 1u) != 0; }
+/// Of this machine and this build. Linux is asked to allow amx when it is asked for here, and by caches that may use
+/// it.
+inline bool isa_supported(Isa isa) noexcept {
+  return (kernels::available_isas() >> int(isa) & 1u) != 0 && (isa != Isa::amx || kernels::may_use_tiles());
+}
 
 namespace kernels {
 

@@ -32,7 +32,7 @@ struct ResultRows {
 };
 
 /// At most so many rows multiply with packed codes as they are, and are rounded for it (dot.inl); more rows multiply
-/// with dequantized tiles, in float.
+/// with dequantized tiles, in float (product.inl) or in tile registers (matrix.inl).
 constexpr Index few_rows = 16;
 /// So many are folded side by side.
 constexpr Index folded_rows = 4;
@@ -108,7 +108,7 @@ constexpr Index row_scratch(const PanelLayout& layout) noexcept { return padded_
 /// Rows that are multiplied together in tile registers (matrix.inl).
 constexpr Index matrix_rows = 32;
 /// Floats of scratch that products of panels need: of folded rows; or the metadata and a tile of 32 lanes; or the
-/// metadata, all codes and some rows in pairs of bfloat16.
+/// metadata, all codes and some rows in pairs of bfloat16. The same for all instruction sets.
 constexpr Index product_scratch(const PanelLayout& layout) noexcept {
   const Index depth = round_up(layout.depth, block_depth), metadata = 2 * layout.metadata_count();
   return std::max({folded_rows * row_scratch(layout), metadata + 32 * depth,

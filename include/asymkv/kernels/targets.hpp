@@ -190,8 +190,10 @@ constexpr Isa kIsa = Isa::neondot;
 #include "asymkv/kernels/simd/neon.hpp"
 #include "asymkv/kernels/simd/byte_fields.hpp"
 #include "asymkv/kernels/simd/neondot_products.hpp"
-#include "asymkv/kernels/text/all.inl"
+#include "asymkv/kernels/text/dequantize.inl"
+#include "asymkv/kernels/text/dot.inl"
 // clang-format on
+inline constexpr Table table = neon::table.with_few_rows(kIsa, few_rows_product);
 }  // namespace neondot
 ASYMKV_REGION_NEONDOT_END
 

@@ -29,6 +29,7 @@ inline void configure_tiles(Index rows) {
   for (int i : {0, 1, 4}) config.rows[i] = std::uint8_t(first);
   for (int i : {2, 3, 5}) config.rows[i] = std::uint8_t(second);
   for (int i : {6, 7}) config.rows[i] = 16;
+  __asm__ volatile("" : : "r"(&config) : "memory");  // GCC 12 says that eight bytes are read
   _tile_loadconfig(&config);
 }
 inline void release_tiles() { _tile_release(); }

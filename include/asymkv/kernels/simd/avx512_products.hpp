@@ -4,7 +4,7 @@
 constexpr int kPanelTiles = 8;
 constexpr int kDotRows = 4;
 constexpr int kSumsInFlight = 1;
-constexpr Index kFewRowsOf8Bits = 4;
+constexpr Index kFewRowsOf8Bits = 4;  // even and odd bytes go apart: slower than float from some 4 rows on
 
 /// Products of up to six bits fit 16 bits in pairs; of eight, even and odd bytes go apart.
 template <int Bits>

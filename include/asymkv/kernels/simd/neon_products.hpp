@@ -5,7 +5,7 @@
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 2;
 constexpr int kSumsInFlight = 1;
-constexpr Index kFewRowsOf8Bits = 4;
+constexpr Index kFewRowsOf8Bits = 4;  // even and odd bytes go apart: slower than float from some 4 rows on
 
 /// A quad adds two products to each halfword, each at most 128 times the greatest code.
 constexpr int narrow_quads(int bits) { return 32767 / (2 * 128 * ((1 << bits) - 1)); }

@@ -4,7 +4,6 @@
 constexpr int kPanelTiles = 1;
 constexpr int kDotRows = 2;
 constexpr int kSumsInFlight = 1;
-constexpr Index kFewRowsOf8Bits = few_rows;
 
 /// Codes of up to 7 bits are signed bytes too; of 8, they are after 128 is taken off, which two products with 64 give
 /// back. Not usdot, which fewer processors have.

@@ -1,6 +1,6 @@
-// product.inl: many rows (prefill, more than four query heads a kv head) times the packed panels of a page: 32 lanes
-// are dequantized once into a tile that stays in the first-level cache, and every row multiplies with that. Included
-// once per instruction set, after dequantize.inl and tile.inl.
+// product.inl: many rows (prefill) times the packed panels of a page: 32 lanes are dequantized once into a tile that
+// stays in the first-level cache, and every row multiplies with that. Included once per instruction set, after
+// dequantize.inl and tile.inl.
 
 /// Dequantizes each 32 lanes of one panel once, for all rows.
 template <int Bits>
