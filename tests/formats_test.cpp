@@ -292,7 +292,8 @@ TEST(Formats, EachChannelAloneGivesItsKeys) {
             product(view, {query.data(), query.cols(), 1}, {scores.data(), 128}, scratch.data());
             if (order.channels[slot] >= dim) continue;
             const auto channel = expected.col(order.channels[slot]).transpose();
-            const float error = isa == Isa::amx ? 5e-5f : 1e-5f;  // 3 * 2^-16 in tile registers
+            // tile registers round 3 * scale * code, at most twice the greatest key, to 2^-16 of itself
+            const float error = isa == Isa::amx ? 1e-4f : 1e-5f;
             ASSERT_LE((scores - 3.0f * channel).cwiseAbs().maxCoeff(), error * (1.0f + keys.cwiseAbs().maxCoeff()))
                 << policy << " " << dim << " " << isa_name(isa) << " slot " << slot;
           }
