@@ -103,4 +103,43 @@ TEST(Scalar, HalfConversionsAgreeWithEigen) {
   }
 }
 
+template <class From, class To>
+void converts_as_eigen(const kernels::Table& kernels, ScalarType from_type, ScalarType to_type,
+                       const std::vector<float>& numbers) {
+  std::vector<From> from;
+  for (const float x : numbers) from.push_back(From(x));
+  for (Index count : {Index(1), Index(15), Index(16), Index(33), Index(from.size())}) {
+    std::vector<To> to(from.size(), To(7.0f));
+    kernels.convert(from.data(), from_type, to.data(), to_type, count);
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      const To expected = Index(i) < count ? To(float(from[i])) : To(7.0f);
+      ASSERT_EQ(std::memcmp(&to[i], &expected, sizeof expected), 0) << isa_name(kernels.isa) << " " << numbers[i];
+    }
+  }
+}
+
+TEST(Scalar, ConvertingRoundsAsEigenDoes) {
+  // numbers of binary16, those between two of them, and those next to these; subnormal ones too
+  std::vector<float> numbers;
+  std::mt19937 generator(3);
+  for (int i = 0; i < 20000; ++i) {
+    const float x = half_to_float(std::uint16_t(generator() % 0x7bffu | (generator() & 0x8000u)));
+    const std::uint32_t offsets[] = {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u};
+    numbers.push_back(bits_float(float_bits(x) + offsets[generator() % 8]));
+  }
+  for (float& x : numbers)
+    if (std::fabs(x) > 65000.0f) x = 1.0f;
+  for (Isa isa : support::machine_isas()) {
+    const kernels::Table& table = *kernels::table_of(isa);
+    constexpr ScalarType f32 = ScalarType::f32, f16 = ScalarType::f16, bf16 = ScalarType::bf16;
+    converts_as_eigen<float, float>(table, f32, f32, numbers);
+    converts_as_eigen<float, Eigen::half>(table, f32, f16, numbers);
+    converts_as_eigen<float, Eigen::bfloat16>(table, f32, bf16, numbers);
+    converts_as_eigen<Eigen::half, float>(table, f16, f32, numbers);
+    converts_as_eigen<Eigen::half, Eigen::bfloat16>(table, f16, bf16, numbers);
+    converts_as_eigen<Eigen::bfloat16, float>(table, bf16, f32, numbers);
+    converts_as_eigen<Eigen::bfloat16, Eigen::half>(table, bf16, f16, numbers);
+  }
+}
+
 }  // namespace

@@ -88,8 +88,8 @@ class SequenceCache : public KVCache {
     value_type_ = values.type;
     to.keys.seal(*kernels_, scratch_[0].kernel());
     to.values.seal(*kernels_, scratch_[0].kernel());
-    to.keys.append(keys);
-    to.values.append(values);
+    to.keys.append(*kernels_, keys);
+    to.values.append(*kernels_, values);
     to.keys.note_greatest(key_magnitude);
     to.values.note_greatest(value_magnitude);
     return {};

@@ -127,17 +127,17 @@ class SideStore {
   }
 
   /// Adds tokens at the back; requires prepare() with as many, and seal().
-  void append(const ConstTensor& tokens) noexcept {
+  void append(const kernels::Table& kernels, const ConstTensor& tokens) noexcept {
     if (tokens.tokens == 0) return;
     if (next_sinks_.bytes() > 0) sinks_.adopt(std::move(next_sinks_), config_.sink_length);
     if (next_memory_.bytes() > 0) dense_.adopt(std::move(next_memory_), next_capacity_);
     const Index first = sinks_missing(tokens.tokens);
     ConstTensor part = tokens;
     part.tokens = first;
-    sinks_.append(part);
+    sinks_.append(kernels, part);
     part.tokens = tokens.tokens - first;
     part.data = tokens.row(first, 0);
-    dense_.append(part);
+    dense_.append(kernels, part);
   }
 
   /// Drops tokens from `tokens` on. A page that is cut inside a group of keys takes no more tokens.

@@ -34,14 +34,14 @@ class TokenBuffer {
   }
 
   /// Adds tokens at the back; requires count() + tokens <= capacity().
-  void append(const ConstTensor& tokens) noexcept {
+  void append(const kernels::Table& kernels, const ConstTensor& tokens) noexcept {
     if (begin_ + count_ + tokens.tokens > capacity_) move_to_front();
     for (Index t = 0; t < tokens.tokens; ++t)  // in the order in which tokens mostly lie
       for (Index head = 0; head < heads_; ++head) {
         unsigned char* to = row(head, count_ + t);
         const void* from = tokens.row(t, head);
-        if (tokens.type == type_ && tokens.dim_stride == 1)
-          std::memcpy(to, from, std::size_t(dim_ * scalar_bytes(type_)));
+        if (tokens.dim_stride == 1)
+          kernels.convert(from, tokens.type, to, type_, dim_);
         else
           for (Index i = 0; i < dim_; ++i)
             store_scalar(to, type_, i, load_scalar(from, tokens.type, i * tokens.dim_stride));

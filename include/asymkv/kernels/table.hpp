@@ -156,6 +156,8 @@ struct Table {
   /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].
   void (*pack_mixed)(const PanelLayout& layout, const ChannelOrder& order, const unsigned char* codes,
                      unsigned char* panel);
+  /// `count` finite elements, rounded to nearest even.
+  void (*convert)(const void* from, ScalarType from_type, void* to, ScalarType to_type, Index count);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
 

@@ -143,6 +143,11 @@ inline void store_words(void* p, U32x16 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), a.lo);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, a.hi);
 }
+inline void store_halfwords(void* p, U32x16 a) {
+  const __m256i low = _mm256_set1_epi32(0xffff);
+  const __m256i halfwords = _mm256_packus_epi32(_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low));
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(halfwords, 0xd8));
+}
 /// Of 8 rows.
 inline void load_quads_256(const unsigned char* rows, __m256i (&quads)[4]) {
   __m256i pairs[4], mixed[4];  // pairs[i]: rows i and i + 4

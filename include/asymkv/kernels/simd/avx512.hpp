@@ -97,6 +97,9 @@ inline float max_lanes(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 inline U32x16 zero_words() { return {_mm512_setzero_si512()}; }
 inline U32x16 load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_words(void* p, U32x16 a) { _mm512_storeu_si512(p, a.v); }
+inline void store_halfwords(void* p, U32x16 a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
+}
 inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
   const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
   const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(2));

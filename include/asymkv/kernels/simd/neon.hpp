@@ -144,6 +144,9 @@ inline void store_words(void* p, U32x16 a) {
   unsigned char* bytes = static_cast<unsigned char*>(p);
   for (int i = 0; i < 4; ++i) vst1q_u8(bytes + 16 * i, vreinterpretq_u8_u32(a.v[i]));
 }
+inline void store_halfwords(void* p, U32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1_u16(static_cast<std::uint16_t*>(p) + 4 * i, vmovn_u32(a.v[i]));
+}
 inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
   for (int i = 0; i < 4; ++i) {
     const uint32x4x4_t four = vld4q_u32(reinterpret_cast<const std::uint32_t*>(rows + 64 * i));

@@ -152,6 +152,12 @@ inline U32x16 load_halfwords(const void* p) {
   return r;
 }
 inline void store_words(void* p, U32x16 a) { std::memcpy(p, a.v, 64); }
+/// The lower halves of words.
+inline void store_halfwords(void* p, U32x16 a) {
+  std::uint16_t halfwords[16];
+  for (int i = 0; i < 16; ++i) halfwords[i] = std::uint16_t(a.v[i]);
+  std::memcpy(p, halfwords, sizeof halfwords);
+}
 /// 16 rows of 16 bytes: word l of quads[q] is bytes 4q..4q+3 of row l.
 inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
   for (int l = 0; l < 16; ++l)

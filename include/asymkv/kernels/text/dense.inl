@@ -150,6 +150,33 @@ inline void dense_sums(const DenseView& dense, Index dim, const Rows& rows, cons
   with_type(dense.type, [&](auto type) { dense_sums_of<type()>(dense, dim, rows, result, scratch); });
 }
 
+template <ScalarType Type>
+inline void store_as(void* data, Index i, F32x16 x) {
+  if constexpr (Type == ScalarType::f32) {
+    store(static_cast<float*>(data) + i, x);
+  } else if constexpr (Type == ScalarType::f16) {
+    store_half(static_cast<std::uint16_t*>(data) + i, x);
+  } else {
+    const U32x16 bits = as_words(x), odd = bit_and(shift_right(bits, 16), 1u);
+    const U32x16 below_half = as_words(broadcast(bits_float(0x7fffu)));
+    store_halfwords(static_cast<std::uint16_t*>(data) + i, shift_right(add(bits, add(below_half, odd)), 16));
+  }
+}
+
+inline void convert(const void* from, ScalarType from_type, void* to, ScalarType to_type, Index count) {
+  const Index whole = count / 16 * 16;
+  if (from_type == to_type) {
+    std::memcpy(to, from, std::size_t(count * scalar_bytes(to_type)));
+    return;
+  }
+  with_type(from_type, [&](auto type_in) {
+    with_type(to_type, [&](auto type_out) {
+      for (Index i = 0; i < whole; i += 16) store_as<type_out()>(to, i, load_as<type_in()>(from, i));
+    });
+  });
+  for (Index i = whole; i < count; ++i) store_scalar(to, to_type, i, load_scalar(from, from_type, i));
+}
+
 inline std::uint32_t greatest_magnitude(const void* data, ScalarType type, Index count) {
   const Index whole = count / 16 * 16;
   U32x16 greatest = zero_words();

@@ -72,7 +72,7 @@ struct Extremes {
 /// near enough, since t and s have 11 bits: where t/s is not a number halfway between two of binary16, which q then is,
 /// it differs from all of these by 2^-23 or more. Quotients below binary16's normal range all become code 0.
 struct MinMaxFit {
-  F32x16 scale, zero_point;
+  F32x16 scale, zero_point, range;
 
   static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
     const Extremes extremes(x, count);
@@ -80,7 +80,7 @@ struct MinMaxFit {
     const F32x16 range = round_half(sub(round_half(extremes.greatest), least));
     const F32x16 distance = round_half(div(range, load(coding.levels)));
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f))};
+    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f)), range};
   }
 
   /// Elements of the group. A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the
@@ -98,7 +98,8 @@ struct MinMaxFit {
 };
 
 /// MinMaxFit's codes 0 to Levels, exactly, by comparing elements with the places where the code rises, which are found
-/// once a group. Scales must be numbers of binary16 that are not below least_scale.
+/// once a group. Scales must be numbers of binary16 that are not below least_scale, but where the range is 0: such
+/// groups, and columns without one, have codes of 0.
 ///
 /// The code is at least j where the ratio t/s, rounded to binary16, is above j - 1/2 (or at it where j is even), so
 /// where t > m * s with m half a unit in the last place above j - 1/2 (or below it), an exact product of 12 and 11 bits
@@ -111,8 +112,10 @@ class MinMaxSteps {
   static constexpr float least_scale = 0x1p-13f;  // T has all its bits
 
   explicit MinMaxSteps(const MinMaxFit& fitted) {
+    const F32x16 none = broadcast(std::numeric_limits<float>::infinity());
     ASYMKV_UNROLL
-    for (int j = 1; j <= Levels; ++j) first_[j - 1] = first_element(j, fitted);
+    for (int j = 1; j <= Levels; ++j)
+      first_[j - 1] = select_less(broadcast(0.0f), fitted.range, first_element(j, fitted), none);
   }
   void store_codes(const float* x, Index count, unsigned char* codes) const {
     store_rows(codes, count, [&](Index i) {
@@ -297,8 +300,8 @@ template <int Levels>
 inline void quantize_min_max(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
                              unsigned char* codes) {
   const MinMaxFit fitted = store_fit<MinMaxFit>(coding, x, count, scales, zero_points);
-  const F32x16 one = broadcast(1.0f), least_scale = broadcast(MinMaxSteps<Levels>::least_scale);
-  if (max_lanes(select_less(fitted.scale, least_scale, one, broadcast(0.0f))) > 0.0f)
+  const F32x16 zero = broadcast(0.0f), least_scale = broadcast(MinMaxSteps<Levels>::least_scale);
+  if (max_lanes(select_less(fitted.scale, least_scale, fitted.range, zero)) > 0.0f)
     fitted.store_codes(coding, x, count, codes);
   else
     MinMaxSteps<Levels>(fitted).store_codes(x, count, codes);

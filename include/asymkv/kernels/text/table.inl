@@ -3,4 +3,4 @@
 inline constexpr Table table{kIsa,           few_rows_product, many_rows_product, kFewRowsOf8Bits, dense_scores,
                              dense_sums,     softmax,          multiply,          expand_metadata, dequantize,
                              gather,         rotate_columns,   quantize,          store_metadata,  variances,
-                             insert_codes,   pack_mixed,       greatest_magnitude};
+                             insert_codes,   pack_mixed,       convert,           greatest_magnitude};
