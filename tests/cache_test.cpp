@@ -96,6 +96,48 @@ TEST(Cache, TrimIntoSealedTokensKeepsTheRest) {
   }
 }
 
+TEST(Cache, ReservedPagesHoldTheSameAsOthers) {
+  const Tokens tokens(700, 15);
+  for (const char* policy : {"k2v1", "k4v4", "k1v16", "balanced-1.7"}) {
+    std::vector<unsigned char> expected;
+    for (Index reserve : {Index(0), Index(128), Index(300), Index(700), Index(5000)}) {
+      CountingAllocator counting;
+      CacheOptions options;
+      options.allocator = counting.allocator();
+      options.reserve_tokens = reserve;
+      AsymKVCache cache = make_cache(policy, options);
+      for (Index cut : {0, 130}) {  // the second time over pages that held others
+        ASSERT_TRUE(cache.trim(cut).ok());
+        append_in_chunks(cache, tokens, cut, 700, 95);
+        EXPECT_EQ(cache.bytes().total(), counting.bytes);
+      }
+      ASSERT_TRUE(cache.seal().ok());
+      if (expected.empty()) expected = sealed_bytes(cache);
+      EXPECT_EQ(sealed_bytes(cache), expected) << policy << " reserve " << reserve;
+      EXPECT_EQ(cache.bytes().total(), counting.bytes);
+    }
+  }
+}
+
+TEST(Cache, TheReserveTakesAllButTheWindow) {
+  const Tokens tokens(700, 15);
+  CountingAllocator counting;
+  CacheOptions options;
+  options.allocator = counting.allocator();
+  options.reserve_tokens = 700;
+  AsymKVCache cache = make_cache("k2v4", options);
+  append(cache, tokens, 0, 1);
+  EXPECT_EQ(cache.bytes().keys + cache.bytes().values, 0);
+  const Index reserved = cache.bytes().reserved;
+  EXPECT_EQ(reserved, 5 * (cache.side(0, Side::keys).page_bytes() + cache.side(0, Side::values).page_bytes()));
+  append_in_chunks(cache, tokens, 1, 700, 1);
+  EXPECT_EQ(cache.bytes().keys + cache.bytes().values, reserved);
+  EXPECT_EQ(cache.bytes().reserved, 0);
+  cache.clear();
+  EXPECT_EQ(cache.bytes().reserved, 0);
+  EXPECT_EQ(cache.bytes().total(), counting.bytes);
+}
+
 TEST(Cache, BytesAreWhatTheAllocatorHandedOut) {
   for (const char* policy : {"KIVI-2", "k1v16", "float", "k8v32"}) {
     CountingAllocator counting;

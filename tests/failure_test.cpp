@@ -77,6 +77,26 @@ TEST(Failure, AnAppendWithoutMemoryChangesNothing) {
   }
 }
 
+TEST(Failure, AFirstAppendWithoutMemoryForItsReserveChangesNothing) {
+  const Tokens tokens(10, 20);
+  CountingAllocator counting;
+  CacheOptions options;
+  options.allocator = counting.allocator();
+  options.reserve_tokens = 1000;
+  AsymKVCache cache = make_cache("k2v1", options);
+  const Index before = counting.bytes;
+  Status status = Status::error(ErrorCode::out_of_memory, "not yet");
+  int failures = 0;
+  for (; !status.ok() && failures < 100; ++failures) {
+    EXPECT_EQ(counting.bytes, before);
+    EXPECT_EQ(cache.length(), 0);
+    counting.fail_at = counting.calls + failures;
+    status = try_append(cache, tokens, 0, 10, 0);
+  }
+  EXPECT_EQ(failures, 5);  // a reserve and a window a side, then none
+  EXPECT_EQ(cache.bytes().total(), counting.bytes);
+}
+
 TEST(Failure, ASealWithoutMemoryChangesNothing) {
   const auto seal = [](AsymKVCache& cache) { return cache.seal(); };
   EXPECT_GE(fail_at_every_request("k2v1", 600, seal), 8);

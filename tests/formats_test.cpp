@@ -178,7 +178,7 @@ std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache) {
   std::vector<unsigned char> bytes;
   for (Side side : {Side::keys, Side::values})
     for (const Page& page : cache.side(0, side).pages())
-      bytes.insert(bytes.end(), page.memory.data(), page.memory.data() + page.memory.bytes());
+      bytes.insert(bytes.end(), page.data, page.data + cache.side(0, side).page_bytes());
   return bytes;
 }
 

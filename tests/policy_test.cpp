@@ -44,6 +44,14 @@ TEST(Policy, NamesAreTheShortest) {
   EXPECT_EQ(parsed("AsymKV-32/0").name(), "k2v1");
 }
 
+TEST(Policy, OneThatWasMovedFromHasNoLayersAndNoName) {
+  AsymKVPolicy policy = parsed("KIVI-2@4");
+  const AsymKVPolicy taken = std::move(policy);
+  EXPECT_EQ(taken.name(), "KIVI-2@4");
+  EXPECT_EQ(policy.num_layers(), 0);
+  EXPECT_EQ(policy.name(), "");
+}
+
 TEST(Policy, EveryTableHasANameThatReadsBack) {
   std::mt19937 generator(7);
   const int bits[] = {1, 2, 3, 4, 5, 6, 8, 16, 32};

@@ -10,16 +10,15 @@
 namespace llm {
 namespace {
 
-void add_passkeys(const ModelFile& file, const std::string& text, const EvalOptions& options, std::FILE* progress,
-                  EvalReport& report) {
+std::vector<PasskeyResult> find_passkeys(const ModelFile& file, const std::string& text, const EvalOptions& options,
+                                         std::FILE* progress, const std::string& title) {
   PasskeyOptions passkey;
   passkey.contexts = {options.context};
   passkey.trials = options.passkey_trials;
   passkey.residual = options.residual;
   passkey.policies = options.policies;
-  const std::vector<PasskeyResult> found = over_depths(find_passkeys(
-      file.model, *file.tokenizer, file.tokenizer->encode(text), passkey, progress, "passkey: " + report.title()));
-  for (std::size_t i = 0; i < found.size(); ++i) report.results[i].passkey = found[i].exact;
+  return over_depths(
+      find_passkeys(file.model, *file.tokenizer, file.tokenizer->encode(text), passkey, progress, "passkey: " + title));
 }
 
 /// Mean divergence of a policy; 0 where the report does not have it.
@@ -74,9 +73,11 @@ nlohmann::ordered_json json_row(const EvalReport& report, const EvalResult& r) {
 EvalReport report(const ModelFile& file, const std::string& text_name, const std::string& text,
                   const EvalOptions& options, std::FILE* progress) {
   EvalReport report{file.name(), text_name, {}};
+  std::vector<PasskeyResult> passkeys;  // first: a context that is too short for them is refused at once
+  if (options.passkey_trials > 0) passkeys = find_passkeys(file, text, options, progress, report.title());
   report.results = evaluate(file.model, window_tokens(*file.tokenizer, text, options.context), options, progress,
                             "eval: " + report.title());
-  if (options.passkey_trials > 0) add_passkeys(file, text, options, progress, report);
+  for (std::size_t i = 0; i < passkeys.size(); ++i) report.results[i].passkey = passkeys[i].exact;
   return report;
 }
 

@@ -6,16 +6,36 @@
 #include <cstring>
 #include <new>
 #include <utility>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "asymkv/scalar.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
+namespace detail {
+
+constexpr std::size_t huge_page = std::size_t(1) << 21;
+
+/// Blocks of 2 MiB and more begin at a multiple of that, and Linux is asked to back its whole multiples with huge
+/// pages: reading such a block takes fewer translations of addresses.
+inline void* allocate_aligned(std::size_t bytes) noexcept {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, bytes < huge_page ? 64 : huge_page, bytes) != 0) return nullptr;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes >= huge_page) madvise(memory, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+}  // namespace detail
+
 /// Where a cache gets its memory. allocate returns `bytes` bytes aligned to 64, or null; deallocate gets the same
 /// pointer and size back. Both are called with `context`, from the thread that calls the cache.
 struct Allocator {
   void* (*allocate)(void* context, std::size_t bytes) = [](void*, std::size_t bytes) -> void* {
-    return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return detail::allocate_aligned(bytes);
   };
   void (*deallocate)(void* context, void* memory, std::size_t bytes) = [](void*, void* memory, std::size_t) {
     std::free(memory);
@@ -23,7 +43,7 @@ struct Allocator {
   void* context = nullptr;
 };
 
-/// Zero-filled block of bytes, 64-byte aligned; moves, does not copy.
+/// Block of bytes, 64-byte aligned; moves, does not copy.
 class Buffer {
  public:
   Buffer() noexcept = default;
@@ -39,12 +59,17 @@ class Buffer {
 
   /// Replaces the block by one of `bytes` zeros; false, and nothing changed, if there is no memory. 0 frees.
   [[nodiscard]] bool allocate(Index bytes, const Allocator& allocator) noexcept {
+    if (!allocate_unset(bytes, allocator)) return false;
+    if (bytes > 0) std::memset(data_, 0, std::size_t(bytes));
+    return true;
+  }
+  /// The same of bytes of any value.
+  [[nodiscard]] bool allocate_unset(Index bytes, const Allocator& allocator) noexcept {
     Buffer fresh;
     fresh.allocator_ = allocator;
     if (bytes > 0) {
       fresh.data_ = static_cast<unsigned char*>(allocator.allocate(allocator.context, std::size_t(bytes)));
       if (fresh.data_ == nullptr) return false;
-      std::memset(fresh.data_, 0, std::size_t(bytes));
       fresh.bytes_ = bytes;
     }
     swap(fresh);

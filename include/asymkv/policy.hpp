@@ -42,6 +42,7 @@ class AsymKVPolicy {
   static Result<AsymKVPolicy> parse(std::string_view name, Index num_layers);
 
   /// A name that parse() reads back to an equal policy: the shortest of the forms above that fits, never a preset's.
+  /// Empty where the policy was moved from.
   std::string name() const;
 
   /// The same formats with the first `tokens` tokens in full precision, 0..128. Errors: invalid_argument.

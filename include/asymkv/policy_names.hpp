@@ -299,6 +299,7 @@ inline Result<AsymKVPolicy> AsymKVPolicy::with_sinks(Index tokens) const {
 }
 
 inline std::string AsymKVPolicy::name() const {
+  if (layers_.empty()) return {};
   const std::string formats = detail::formats_text(*with_sinks(0));
   return sink_length_ == 0 ? formats : formats + "@" + std::to_string(sink_length_);
 }

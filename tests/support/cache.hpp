@@ -41,7 +41,7 @@ inline std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache, Index l
   std::vector<unsigned char> bytes;
   for (Side side : {Side::keys, Side::values}) {
     for (const Page& page : cache.side(layer, side).pages()) {
-      bytes.insert(bytes.end(), page.memory.data(), page.memory.data() + page.memory.bytes());
+      bytes.insert(bytes.end(), page.data, page.data + cache.side(layer, side).page_bytes());
       bytes.push_back(static_cast<unsigned char>(page.count));
     }
   }

@@ -17,8 +17,7 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
   using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const CacheShape& shape = cache.shape();
   const Index length = cache.length(layer);
-  if (layer < 0 || layer >= shape.layers)
-    return Status::error(ErrorCode::out_of_range, "layer: does not exist in the cache");
+  if (Status status = detail::check_layer(layer, shape.layers); !status.ok()) return status;
   if (queries.heads < 1 || queries.heads % shape.kv_heads != 0 || queries.dim != shape.key_dim || queries.tokens < 1 ||
       queries.tokens > length || queries.data == nullptr)
     return Status::error(ErrorCode::invalid_argument, "queries: shape does not fit the cache");

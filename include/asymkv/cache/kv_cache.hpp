@@ -16,15 +16,28 @@ struct CacheShape {
   Index value_dim = 0;
 };
 
+namespace detail {
+
+inline long long number(Index i) noexcept { return static_cast<long long>(i); }
+
+inline Status check_layer(Index layer, Index layers) noexcept {
+  if (layer >= 0 && layer < layers) return {};
+  return Status::error(ErrorCode::out_of_range, "layer: is %lld; the number of layers is %lld, the first is 0",
+                       number(layer), number(layers));
+}
+
+}  // namespace detail
+
 /// Everything a cache holds from its allocator, in bytes, room for tokens to come included; total() equals what the
 /// allocator handed out.
 struct CacheBytes {
-  Index keys = 0;     ///< sealed pages (packed codes and metadata)
-  Index values = 0;   ///< sealed pages (packed codes and metadata)
-  Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
-  Index scratch = 0;  ///< working memory of attend
-  Index tables = 0;   ///< bookkeeping: layers, page tables
-  Index total() const noexcept { return keys + values + dense + scratch + tables; }
+  Index keys = 0;      ///< sealed pages (packed codes and metadata)
+  Index values = 0;    ///< sealed pages (packed codes and metadata)
+  Index reserved = 0;  ///< pages not yet in use
+  Index dense = 0;     ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
+  Index scratch = 0;   ///< working memory of attend
+  Index tables = 0;    ///< bookkeeping: layers, page tables
+  Index total() const noexcept { return keys + values + reserved + dense + scratch + tables; }
 };
 
 /// A key/value cache of one sequence. Not thread-safe: one call at a time per cache, but for the slices of one attend.

@@ -12,7 +12,8 @@ ASYMKV_NAMESPACE_BEGIN
 struct CacheOptions {
   /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
   Index residual_length = 128;
-  /// f16 and f32 sides and dense caches get memory for so many tokens at the first append.
+  /// A layer's first append gets memory for so many tokens, in one block a side: reading is faster so where the system
+  /// has huge pages. More tokens get theirs as they come.
   Index reserve_tokens = 0;
   Allocator allocator;
   /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.
@@ -20,8 +21,6 @@ struct CacheOptions {
 };
 
 namespace detail {
-
-inline long long number(Index i) noexcept { return static_cast<long long>(i); }
 
 inline Status check_shape(const CacheShape& s) noexcept {
   if (s.layers < 1 || s.layers > 65536 || s.kv_heads < 1 || s.kv_heads > 65536)
@@ -31,12 +30,6 @@ inline Status check_shape(const CacheShape& s) noexcept {
     return Status::error(ErrorCode::invalid_argument, "shape: key_dim %lld, value_dim %lld; both must be in 1..1024",
                          number(s.key_dim), number(s.value_dim));
   return {};
-}
-
-inline Status check_layer(Index layer, Index layers) noexcept {
-  if (layer >= 0 && layer < layers) return {};
-  return Status::error(ErrorCode::out_of_range, "layer: is %lld; the number of layers is %lld, the first is 0",
-                       number(layer), number(layers));
 }
 
 /// The shape of a cache. It goes with the layers when they are moved: what they leave has none, so every call on it
@@ -171,8 +164,10 @@ class SequenceCache : public KVCache {
     for (const Layer& layer : layers_) {
       bytes.keys += layer.keys.sealed_bytes();
       bytes.values += layer.values.sealed_bytes();
-      for (const SideStore* side : {&layer.keys, &layer.values})
+      for (const SideStore* side : {&layer.keys, &layer.values}) {
+        bytes.reserved += side->reserved_bytes();
         bytes.dense += side->dense().bytes() + side->sinks().bytes();
+      }
       bytes.tables += layer.keys.table_bytes() + layer.values.table_bytes();
     }
     return bytes;

@@ -2,6 +2,7 @@
 // tokens. Knows when tokens fall due for sealing (paper section 3). Used by SequenceCache; read by the attention.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "asymkv/cache/token_buffer.hpp"
@@ -22,7 +23,8 @@ struct SideConfig {
 
 /// Up to page_tokens sealed tokens of all kv heads: one panel a head. Codes never change once written.
 struct Page {
-  Buffer memory;
+  unsigned char* data = nullptr;
+  Buffer own;       ///< where data is not in the reserve
   Index first = 0;  ///< token of slot 0
   Index count = 0;  ///< slots in use; those of sinks, in the first page, are empty
 };
@@ -52,17 +54,17 @@ class SideStore {
     return used_pages_ == 0 ? sinks_.count() : pages_[used_pages_ - 1].first + pages_[used_pages_ - 1].count;
   }
   Index length() const noexcept { return sealed() + dense_.count(); }
-  const unsigned char* panel(Index page, Index head) const noexcept {
-    return pages_[page].memory.data() + head * panel_bytes_;
-  }
+  const unsigned char* panel(Index page, Index head) const noexcept { return pages_[page].data + head * panel_bytes_; }
   /// layout().bytes(), which takes a while to compute.
   Index panel_bytes() const noexcept { return panel_bytes_; }
   Index page_bytes() const noexcept { return config_.heads * panel_bytes_; }
   Index table_bytes() const noexcept { return pages_.bytes(); }
-  Index sealed_bytes() const noexcept {
-    Index bytes = 0;
-    for (const Page& page : pages_) bytes += page.memory.bytes();
-    return bytes;
+  /// Of pages in use.
+  Index sealed_bytes() const noexcept { return pages_.size() * page_bytes(); }
+  /// Of pages that are not yet in use.
+  Index reserved_bytes() const noexcept {
+    const Index used = pages_.size() * page_bytes();
+    return used < reserve_.bytes() ? reserve_.bytes() - used : 0;
   }
   /// Greatest magnitude appended since the side was last empty.
   float greatest() const noexcept { return greatest_; }
@@ -94,19 +96,22 @@ class SideStore {
       return false;
     for (Index i = 0; i < pages; ++i) {
       Page page;
-      if (!page.memory.allocate(page_bytes(), allocator)) return false;
+      if (!set_memory(page, allocator)) return false;
       pages_.push(std::move(page));
     }
     if (tokens == 0) return true;
+    if (reserve_.bytes() == 0 && !next_reserve_.allocate_unset(pages_to_reserve() * page_bytes(), allocator))
+      return false;
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
       return false;
-    next_capacity_ = capacity_for(dense_.count() - due() + tokens - sinks_missing(tokens));
+    next_capacity_ = capacity_for(dense_.count() - due(), tokens - sinks_missing(tokens));
     return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
   }
   /// Nothing where nothing was prepared since the last seal(), trim() or clear().
   void cancel() noexcept {
     pages_.shrink(used_pages_);
+    next_reserve_ = Buffer();
     next_memory_ = Buffer();
     next_sinks_ = Buffer();
   }
@@ -129,6 +134,7 @@ class SideStore {
   /// Adds tokens at the back; requires prepare() with as many, and seal().
   void append(const kernels::Table& kernels, const ConstTensor& tokens) noexcept {
     if (tokens.tokens == 0) return;
+    if (next_reserve_.bytes() > 0) reserve_ = std::move(next_reserve_);
     if (next_sinks_.bytes() > 0) sinks_.adopt(std::move(next_sinks_), config_.sink_length);
     if (next_memory_.bytes() > 0) dense_.adopt(std::move(next_memory_), next_capacity_);
     const Index first = sinks_missing(tokens.tokens);
@@ -157,6 +163,7 @@ class SideStore {
 
   void clear() noexcept {
     pages_.reset();
+    reserve_ = Buffer();
     used_pages_ = 0;
     sinks_.reset();
     dense_.reset();
@@ -223,6 +230,25 @@ class SideStore {
         used_pages_ == 0 ? tokens + sinks_.count() % page_tokens : tokens - slots_left(pages_[used_pages_ - 1]);
     return behind <= 0 ? 0 : (behind + page_tokens - 1) / page_tokens;
   }
+  /// Pages that are full of tokens, or begun, when the side has reserve_tokens of them.
+  Index pages_to_reserve() const noexcept {
+    const Index r = config_.residual_length, before = config_.reserve_tokens - 1;  // of which the last step seals all
+    if (!packed() || before < r) return 0;
+    const Index tokens = config_.side == Side::keys ? before / r * r : before - r;
+    return (tokens + page_tokens - 1) / page_tokens;
+  }
+  /// Gives the next page zeros, of the reserve while that lasts.
+  [[nodiscard]] bool set_memory(Page& page, const Allocator& allocator) noexcept {
+    const Index at = pages_.size() * page_bytes();
+    if (at < reserve_.bytes()) {
+      page.data = reserve_.data() + at;
+      std::memset(page.data, 0, std::size_t(page_bytes()));
+      return true;
+    }
+    if (!page.own.allocate(page_bytes(), allocator)) return false;
+    page.data = page.own.data();
+    return true;
+  }
   /// Takes the next prepared page. Slots of the first one count from token 0 on, so that pages of keys and values are
   /// aligned with each other and with those of caches without sinks.
   void open_page() noexcept {
@@ -232,22 +258,23 @@ class SideStore {
     page.count = token - page.first;
     ++used_pages_;
   }
-  /// A window is resized to what a step needs, at least R + 32 so that single steps rarely move tokens to the front;
-  /// other sides grow by half.
-  Index capacity_for(Index tokens) const noexcept {
+  /// Room for `kept` tokens and a step of `fresh` ones. A window is resized to what a step needs. Values leave it as
+  /// they come, so that steps would move those that stay to the front each time, but for room for some steps more.
+  /// Other sides grow by half.
+  Index capacity_for(Index kept, Index fresh) const noexcept {
+    const Index tokens = kept + fresh;
     if (packed()) {
-      const Index usual = config_.residual_length + 32;
-      return tokens > usual ? tokens : usual;
+      const Index r = config_.residual_length, more = config_.side == Side::values && fresh < r ? 2 * fresh : 0;
+      return std::max(tokens + std::min(more, r), r + 32);
     }
     if (tokens <= dense_.capacity()) return dense_.capacity();
     const Index grown = dense_.capacity() + dense_.capacity() / 2;
-    const Index least = tokens > grown ? tokens : grown;
-    return least > config_.reserve_tokens ? least : config_.reserve_tokens;
+    return std::max({tokens, grown, config_.reserve_tokens});
   }
   void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* scratch) noexcept {
     const kernels::DenseView from = dense_.view(head, 0, tokens);
     const kernels::PanelSource source = panel_source(config_.side, from.data, from.type, from.stride, 1);
-    unsigned char* panel = page.memory.data() + head * panel_bytes_;
+    unsigned char* panel = page.data + head * panel_bytes_;
     if (layout_.format.mixed()) {
       const unsigned char* previous = used_pages_ > 1 ? this->panel(used_pages_ - 2, head) : nullptr;
       return write_mixed_panel(kernels, layout_, previous, panel, source, page.count, tokens, scratch);
@@ -261,12 +288,14 @@ class SideStore {
   PanelLayout layout_;
   Index panel_bytes_ = 0;
   TokenBuffer sinks_;
+  Buffer reserve_;  ///< memory of the first pages
   Array<Page> pages_;
   TokenBuffer dense_;
   float greatest_ = 0.0f;
   Index used_pages_ = 0;  ///< pages_ has more between prepare and seal
   // between prepare and append
   Index next_capacity_ = 0;
+  Buffer next_reserve_;
   Buffer next_memory_;
   Buffer next_sinks_;
 };

@@ -74,7 +74,7 @@ struct PanelSource {
   Index depth_stride;
 };
 
-/// How 16 groups, one a lane, become codes. levels: the greatest code of each lane; symmetric_step: distance of levels
+/// How groups of 16 columns become codes. levels: the greatest code of each column; symmetric_step: distance of levels
 /// over the mean magnitude, for symmetric formats.
 struct GroupCoding {
   Fit fit;
@@ -84,12 +84,36 @@ struct GroupCoding {
   float levels[16];
 };
 
-/// A batch of codes to be stored: depths batch*16 + [first, last) of lanes [lane, lane + lanes). `codes` has a row of
-/// 16 for each lane from the first of lane's tile on, whole tiles.
+/// Lanes that are quantized together: as many as a page has tokens, and groups of them.
+constexpr Index most_lanes = page_tokens;
+constexpr Index most_groups = most_lanes / 32;
+
+/// 16 columns (depths) of lanes [first, first + count), at most most_lanes, none of them beyond a multiple of it.
+struct Columns {
+  const float* data;  ///< [count][stride]
+  Index stride;
+  Index first, count;
+  Index group_size;
+
+  Index groups() const noexcept { return (first % group_size + count + group_size - 1) / group_size; }
+  /// Row where group g begins, less than 0 where its first lanes are not here.
+  Index group_begin(Index g) const noexcept { return g * group_size - first % group_size; }
+};
+
+/// Depths batch*16 + [first, last) of a panel.
+struct DepthBatch {
+  Index batch, first, last;
+
+  Index begin() const noexcept { return batch * tile_lanes + first; }
+  Index count() const noexcept { return last - first; }
+};
+
+/// A batch of codes to be stored, of lanes [lane, lane + lanes). `codes` has a row of 16 for each lane from the first
+/// of lane's tile on, whole tiles.
 struct CodeBatch {
   const unsigned char* codes;
   Index lane, lanes;
-  Index batch, first, last;
+  DepthBatch depths;
 };
 
 /// Full-precision tokens of one kv head: [count][stride], rows padded with zeros to a multiple of 16 elements.
@@ -143,8 +167,8 @@ struct Table {
   void (*gather)(const PanelSource& source, Index lanes, Index count, float* x);
   /// rotate_hadamard of each of the 16 columns of x[dim][16].
   void (*rotate_columns)(float* x, Index dim);
-  /// Fits and rounds 16 groups at once, one a lane: x[count][16] -> scales[16], zero_points[16], codes[count][16].
-  void (*quantize)(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+  /// Fits and rounds 16 groups at once, one a column: scales[groups][16], zero_points[groups][16], codes[count][16].
+  void (*quantize)(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                    unsigned char* codes);
   /// Stores scales and zero points number first..first+count-1 of a panel; at most 16.
   void (*store_metadata)(const PanelLayout& layout, unsigned char* panel, Index first, Index count, const float* scales,
@@ -153,6 +177,9 @@ struct Table {
   void (*variances)(const float* x, Index count, float* result);
   /// Stores a batch of codes in a panel without mixed widths; other codes stay.
   void (*insert_codes)(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch);
+  /// Fits, rounds and stores all lanes of a batch of a min-max panel, whole tiles, which lie side by side in memory.
+  void (*write_rows)(const PanelLayout& layout, unsigned char* panel, const PanelSource& source,
+                     const DepthBatch& depths);
   /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].
   void (*pack_mixed)(const PanelLayout& layout, const ChannelOrder& order, const unsigned char* codes,
                      unsigned char* panel);

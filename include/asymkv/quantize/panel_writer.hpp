@@ -45,7 +45,7 @@ inline kernels::GroupCoding coding_of(const Format& format) noexcept {
 /// of mixed widths all depths, and their codes.
 constexpr Index writer_scratch(const PanelLayout& layout) noexcept {
   if (layout.format.mixed()) return page_tokens * layout.depth_stride() * 5 / 4;
-  return tile_lanes * (layout.format.rotation == Rotation::none ? 128 : layout.lanes);
+  return tile_lanes * (layout.format.rotation == Rotation::none ? kernels::most_lanes : layout.lanes);
 }
 
 /// A rectangle of a panel that is written together.
@@ -63,30 +63,53 @@ inline kernels::PanelSource shifted(const kernels::PanelSource& source, Index la
   return to;
 }
 
-/// Writes depths [first, last) of a batch of 16.
+/// Lanes of a batch as columns: where they are already, if they lie so, or gathered in `x`.
+inline kernels::Columns columns_of(const kernels::Table& kernels, const kernels::PanelSource& source,
+                                   const kernels::CodeBatch& batch, Index group_size, float* x) noexcept {
+  const bool in_place =
+      source.type == ScalarType::f32 && source.depth_stride == 1 && batch.depths.count() == tile_lanes;
+  if (in_place)
+    return {static_cast<const float*>(source.data), source.lane_stride, batch.lane, batch.lanes, group_size};
+  kernels.gather(source, batch.lanes, batch.depths.count(), x);
+  return {x, tile_lanes, batch.lane, batch.lanes, group_size};
+}
+
+/// Writes lanes of a batch of 16 depths. `codes` has room for whole tiles of most_lanes, and a row more: rows are
+/// stored from the first depth on, and so run into the next one's front.
+inline void write_columns(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
+                          const kernels::Columns& x, kernels::CodeBatch batch) noexcept {
+  alignas(64) unsigned char codes[(kernels::most_lanes + 1) * tile_lanes];
+  float scales[kernels::most_groups * tile_lanes], zero_points[kernels::most_groups * tile_lanes];
+  kernels.quantize(coding_of(layout.format), x, scales, zero_points,
+                   codes + batch.lane % tile_lanes * tile_lanes + batch.depths.first);
+  for (Index g = 0, group = batch.lane / layout.group_size(); g < x.groups(); ++g, ++group)
+    kernels.store_metadata(layout, panel, group * layout.depth_stride() + batch.depths.begin(), batch.depths.count(),
+                           scales + tile_lanes * g, zero_points + tile_lanes * g);
+  batch.codes = codes;
+  kernels.insert_codes(layout, panel, batch);
+}
+
+/// Writes a batch of depths, of all lanes of the range.
 inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout, unsigned char* panel,
-                        const kernels::PanelSource& source, const PanelRange& range, kernels::CodeBatch batch,
+                        const kernels::PanelSource& source, const PanelRange& range, const kernels::DepthBatch& depths,
                         float* x) noexcept {
-  // rows from the first lane's tile on; each is stored from batch.first on, and so runs into the next one's front
-  alignas(64) unsigned char codes[(page_tokens + tile_lanes) * tile_lanes + tile_lanes];
-  float scales[tile_lanes], zero_points[tile_lanes];
-  const kernels::GroupCoding coding = coding_of(layout.format);
   const bool rotated = layout.format.rotation != Rotation::none;
-  const Index depths = batch.last - batch.first, end = range.lane + range.lanes;
+  if (layout.format.fit == Fit::min_max && !rotated && source.lane_stride == 1 && range.lanes == layout.lanes &&
+      layout.lanes % tile_lanes == 0)
+    return kernels.write_rows(layout, panel, source, depths);
   if (rotated) {
-    kernels.gather(source, range.lanes, depths, x);
+    kernels.gather(source, range.lanes, depths.count(), x);
     kernels.rotate_columns(x, range.lanes);
   }
-  for (Index lane = range.lane, group = lane / layout.group_size(); lane < end; lane += batch.lanes, ++group) {
-    batch.lane = lane;
-    batch.lanes = std::min((group + 1) * layout.group_size(), end) - lane;
-    if (!rotated) kernels.gather(shifted(source, lane - range.lane, 0), batch.lanes, depths, x);
-    kernels.quantize(coding, rotated ? x + tile_lanes * (lane - range.lane) : x, batch.lanes, scales, zero_points,
-                     codes + lane % tile_lanes * tile_lanes + batch.first);
-    kernels.store_metadata(layout, panel, group * layout.depth_stride() + batch.batch * tile_lanes + batch.first,
-                           depths, scales, zero_points);
-    batch.codes = codes;
-    kernels.insert_codes(layout, panel, batch);
+  const Index end = range.lane + range.lanes;
+  kernels::CodeBatch batch{nullptr, 0, 0, depths};
+  for (batch.lane = range.lane; batch.lane < end; batch.lane += batch.lanes) {
+    const Index done = batch.lane - range.lane;
+    batch.lanes = std::min(round_up(batch.lane + 1, kernels::most_lanes), end) - batch.lane;
+    const kernels::Columns columns =
+        rotated ? kernels::Columns{x + tile_lanes * done, tile_lanes, batch.lane, batch.lanes, layout.group_size()}
+                : columns_of(kernels, shifted(source, done, 0), batch, layout.group_size(), x);
+    write_columns(kernels, layout, panel, columns, batch);
   }
 }
 
@@ -100,12 +123,10 @@ inline void write_panel(const kernels::Table& kernels, const PanelLayout& layout
                         const kernels::PanelSource& source, const PanelRange& range, float* scratch) noexcept {
   const Index end = range.depth + range.depths;
   for (Index d = range.depth; d < end;) {
-    kernels::CodeBatch batch{};
-    batch.batch = d / tile_lanes;
-    batch.first = d % tile_lanes;
-    batch.last = std::min(end - batch.batch * tile_lanes, tile_lanes);
-    detail::write_batch(kernels, layout, panel, detail::shifted(source, 0, d - range.depth), range, batch, scratch);
-    d = batch.batch * tile_lanes + batch.last;
+    const Index batch = d / tile_lanes;
+    const kernels::DepthBatch depths{batch, d % tile_lanes, std::min(end - batch * tile_lanes, tile_lanes)};
+    detail::write_batch(kernels, layout, panel, detail::shifted(source, 0, d - range.depth), range, depths, scratch);
+    d += depths.count();
   }
 }
 
@@ -146,7 +167,8 @@ inline void write_mixed_panel(const kernels::Table& kernels, const PanelLayout& 
   for (Index d = 0; d < layout.depth; d += tile_lanes) {
     unsigned char* batch = codes + d * page_tokens;
     std::memcpy(coding.levels, levels + d, sizeof coding.levels);
-    kernels.quantize(coding, scratch + d * page_tokens, lanes, scales + d, zero_points + d, batch + lane * tile_lanes);
+    const kernels::Columns columns{scratch + d * page_tokens, tile_lanes, lane, lanes, page_tokens};
+    kernels.quantize(coding, columns, scales + d, zero_points + d, batch + lane * tile_lanes);
     std::memset(batch, 0, std::size_t(lane * tile_lanes));
     std::memset(batch + (lane + lanes) * tile_lanes, 0, std::size_t((page_tokens - lane - lanes) * tile_lanes));
   }

@@ -12,15 +12,15 @@ namespace detail {
 /// Largest magnitude in a view, as a float; infinity or NaN if there is one.
 inline float greatest_magnitude(const kernels::Table& kernels, const ConstTensor& x) noexcept {
   std::uint32_t greatest = 0;
+  const bool rows = x.dim_stride == 1, whole_tokens = rows && x.head_stride == x.dim;  // which lie side by side
+  const Index heads = whole_tokens ? 1 : x.heads, dim = whole_tokens ? x.heads * x.dim : x.dim, step = rows ? dim : 1;
   for (Index token = 0; token < x.tokens; ++token)
-    for (Index head = 0; head < x.heads; ++head) {
-      const Index step = x.dim_stride == 1 ? x.dim : 1;
-      for (Index i = 0; i < x.dim; i += step) {
+    for (Index head = 0; head < heads; ++head)
+      for (Index i = 0; i < dim; i += step) {
         const char* at = static_cast<const char*>(x.row(token, head)) + scalar_bytes(x.type) * i * x.dim_stride;
         const std::uint32_t bits = kernels.greatest_magnitude(at, x.type, step);
         greatest = bits > greatest ? bits : greatest;
       }
-    }
   if (x.type == ScalarType::f32) return bits_float(greatest);
   return x.type == ScalarType::f16 ? half_to_float(std::uint16_t(greatest))
                                    : bfloat16_to_float(std::uint16_t(greatest));

@@ -45,23 +45,6 @@ inline void store_half(void* p, F32x16 a) {
   _mm_storeu_si128(to, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128(to + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void store_bytes(unsigned char* p, F32x16 a) {
-  const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
-  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
-  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-}
-inline void store_two_bytes(unsigned char* p, F32x16 a, F32x16 b) {
-  const __m256i of_a = _mm256_packus_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
-  const __m256i of_b = _mm256_packus_epi32(_mm256_cvttps_epi32(b.lo), _mm256_cvttps_epi32(b.hi));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(of_a, of_b), order));
-}
-inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
-  store_two_bytes(p, a, b);
-  store_two_bytes(p + 32, c, d);
-}
 inline F32x16 add(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
@@ -124,6 +107,24 @@ inline void transpose(F32x16 (&x)[16]) {
     x[i + 8] = {blocks[1][i], blocks[3][i]};
   }
 }
+/// Of 8 rows, of which op made one register each.
+template <class Op>
+inline __m256 reduce_8(const __m256* x, Op op) {
+  __m256 pairs[4], quads[2];
+  for (int i = 0; i < 4; ++i)
+    pairs[i] = op(_mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]), _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+  for (int i = 0; i < 2; ++i)
+    quads[i] = op(_mm256_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0x44),
+                  _mm256_shuffle_ps(pairs[2 * i], pairs[2 * i + 1], 0xee));
+  return op(_mm256_permute2f128_ps(quads[0], quads[1], 0x20), _mm256_permute2f128_ps(quads[0], quads[1], 0x31));
+}
+template <class Op>
+inline F32x16 reduce_rows(F32x16 (&x)[16], Op op) {
+  const auto of_8 = [&](__m256 a, __m256 b) { return op(F32x16{a, a}, F32x16{b, b}).lo; };
+  __m256 rows[16];
+  for (int i = 0; i < 16; ++i) rows[i] = of_8(x[i].lo, x[i].hi);
+  return {reduce_8(rows, of_8), reduce_8(rows + 8, of_8)};
+}
 inline float sum_lanes(F32x16 a) {
   const __m256 s8 = _mm256_add_ps(a.lo, a.hi);
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
@@ -147,6 +148,25 @@ inline void store_halfwords(void* p, U32x16 a) {
   const __m256i low = _mm256_set1_epi32(0xffff);
   const __m256i halfwords = _mm256_packus_epi32(_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low));
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(halfwords, 0xd8));
+}
+inline void store_bytes(unsigned char* p, U32x16 a) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xd8);
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+inline void store_two_bytes(unsigned char* p, U32x16 a, U32x16 b) {
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(a.lo, a.hi), _mm256_packus_epi32(b.lo, b.hi));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(bytes, order));
+}
+inline void store_four_bytes(unsigned char* p, U32x16 a, U32x16 b, U32x16 c, U32x16 d) {
+  store_two_bytes(p, a, b);
+  store_two_bytes(p + 32, c, d);
+}
+inline U32x16 round_words(F32x16 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+inline U32x16 count_unless_less(U32x16 n, F32x16 a, F32x16 b) {
+  return {_mm256_sub_epi32(n.lo, _mm256_castps_si256(_mm256_cmp_ps(a.lo, b.lo, _CMP_NLT_UQ))),
+          _mm256_sub_epi32(n.hi, _mm256_castps_si256(_mm256_cmp_ps(a.hi, b.hi, _CMP_NLT_UQ)))};
 }
 /// Of 8 rows.
 inline void load_quads_256(const unsigned char* rows, __m256i (&quads)[4]) {

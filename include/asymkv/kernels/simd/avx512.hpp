@@ -34,15 +34,6 @@ inline void store_half(void* p, F32x16 a) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline F32x16 blend(std::uint32_t mask, F32x16 a, F32x16 b) { return {_mm512_mask_mov_ps(b.v, __mmask16(mask), a.v)}; }
-inline void store_bytes(unsigned char* p, F32x16 a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
-}
-inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
-  const __m512i ab = _mm512_packus_epi32(_mm512_cvttps_epi32(a.v), _mm512_cvttps_epi32(b.v));
-  const __m512i cd = _mm512_packus_epi32(_mm512_cvttps_epi32(c.v), _mm512_cvttps_epi32(d.v));
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd)));
-}
 inline F32x16 add(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32x16 sub(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32x16 mul(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -86,6 +77,25 @@ inline void transpose(F32x16 (&x)[16]) {
     x[12 + c].v = _mm512_shuffle_f32x4(eights[4 + c], eights[12 + c], 0xdd);
   }
 }
+template <class Op>
+inline F32x16 reduce_rows(F32x16 (&x)[16], Op op) {
+  F32x16 pairs[8], quads[4], eights[2];
+  ASYMKV_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const __m512 a = x[2 * i].v, b = x[2 * i + 1].v;
+    pairs[i] = op(F32x16{_mm512_unpacklo_ps(a, b)}, F32x16{_mm512_unpackhi_ps(a, b)});
+  }
+  ASYMKV_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = pairs[2 * i].v, b = pairs[2 * i + 1].v;
+    quads[i] = op(F32x16{_mm512_shuffle_ps(a, b, 0x44)}, F32x16{_mm512_shuffle_ps(a, b, 0xee)});
+  }
+  const auto halves = [&](F32x16 a, F32x16 b) {
+    return op(F32x16{_mm512_shuffle_f32x4(a.v, b.v, 0x88)}, F32x16{_mm512_shuffle_f32x4(a.v, b.v, 0xdd)});
+  };
+  for (int i = 0; i < 2; ++i) eights[i] = halves(quads[2 * i], quads[2 * i + 1]);
+  return halves(eights[0], eights[1]);
+}
 inline float sum_lanes(F32x16 a) {
   const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
@@ -111,6 +121,20 @@ inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
     quads[2 * half].v = _mm512_shuffle_i64x2(front, back, 0x44);
     quads[2 * half + 1].v = _mm512_shuffle_i64x2(front, back, 0xee);
   }
+}
+inline void store_bytes(unsigned char* p, U32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+inline void store_four_bytes(unsigned char* p, U32x16 a, U32x16 b, U32x16 c, U32x16 d) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_packus_epi16(_mm512_packus_epi32(a.v, b.v), _mm512_packus_epi32(c.v, d.v));
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
+}
+inline U32x16 round_words(F32x16 a) {
+  return {_mm512_cvt_roundps_epi32(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+inline U32x16 count_unless_less(U32x16 n, F32x16 a, F32x16 b) {
+  return {_mm512_mask_add_epi32(n.v, _mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), n.v, _mm512_set1_epi32(1))};
 }
 inline U32x16 shift_right(U32x16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 inline U32x16 shift_left(U32x16 a, int n) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n))}; }

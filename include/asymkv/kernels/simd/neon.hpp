@@ -63,17 +63,6 @@ inline void store_half(void* p, F32x16 a) {
   std::uint16_t* to = static_cast<std::uint16_t*>(p);
   for (int i = 0; i < 4; ++i) vst1_u16(to + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
-inline void store_bytes(unsigned char* p, F32x16 a) {
-  const auto halfwords = [&](int i) { return vmovn_u32(vcvtq_u32_f32(a.v[i])); };
-  vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(halfwords(0), halfwords(1))),
-                          vmovn_u16(vcombine_u16(halfwords(2), halfwords(3)))));
-}
-inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
-  store_bytes(p, a);
-  store_bytes(p + 16, b);
-  store_bytes(p + 32, c);
-  store_bytes(p + 48, d);
-}
 inline F32x16 add(F32x16 a, F32x16 b) {
   return quarters<F32x16>([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
 }
@@ -123,6 +112,26 @@ inline void transpose(F32x16 (&x)[16]) {
     }
   for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
+template <class Op>
+inline F32x16 reduce_rows(F32x16 (&x)[16], Op op) {
+  F32x16 y[4];  // row 4 * i + j in quarter j of y[i], reduced to four lanes
+  for (int i = 0; i < 16; ++i) {
+    const F32x16 halves =
+        op(F32x16{{x[i].v[0], x[i].v[1], x[i].v[0], x[i].v[1]}}, F32x16{{x[i].v[2], x[i].v[3], x[i].v[2], x[i].v[3]}});
+    y[i / 4].v[i % 4] = op(halves, F32x16{{halves.v[1], halves.v[0], halves.v[1], halves.v[0]}}).v[0];
+  }
+  F32x16 columns[4];  // lane i of columns[k]: lane k of row i
+  for (int i = 0; i < 4; ++i) {
+    const float32x4_t* rows = y[i].v;
+    const float32x4_t ac = vzip1q_f32(rows[0], rows[2]), bd = vzip1q_f32(rows[1], rows[3]);
+    const float32x4_t ac_2 = vzip2q_f32(rows[0], rows[2]), bd_2 = vzip2q_f32(rows[1], rows[3]);
+    columns[0].v[i] = vzip1q_f32(ac, bd);
+    columns[1].v[i] = vzip2q_f32(ac, bd);
+    columns[2].v[i] = vzip1q_f32(ac_2, bd_2);
+    columns[3].v[i] = vzip2q_f32(ac_2, bd_2);
+  }
+  return op(op(columns[0], columns[1]), op(columns[2], columns[3]));
+}
 inline float sum_lanes(F32x16 a) {
   const float32x4_t s4 = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
   const float32x2_t s2 = vadd_f32(vget_low_f32(s4), vget_high_f32(s4));
@@ -146,6 +155,24 @@ inline void store_words(void* p, U32x16 a) {
 }
 inline void store_halfwords(void* p, U32x16 a) {
   for (int i = 0; i < 4; ++i) vst1_u16(static_cast<std::uint16_t*>(p) + 4 * i, vmovn_u32(a.v[i]));
+}
+inline void store_bytes(unsigned char* p, U32x16 a) {
+  const auto halfwords = [&](int i) { return vmovn_u32(a.v[i]); };
+  vst1q_u8(p, vcombine_u8(vmovn_u16(vcombine_u16(halfwords(0), halfwords(1))),
+                          vmovn_u16(vcombine_u16(halfwords(2), halfwords(3)))));
+}
+inline void store_four_bytes(unsigned char* p, U32x16 a, U32x16 b, U32x16 c, U32x16 d) {
+  store_bytes(p, a);
+  store_bytes(p + 16, b);
+  store_bytes(p + 32, c);
+  store_bytes(p + 48, d);
+}
+inline U32x16 round_words(F32x16 a) {
+  return quarters<U32x16>([&](int i) { return vcvtnq_u32_f32(a.v[i]); });
+}
+inline U32x16 count_unless_less(U32x16 n, F32x16 a, F32x16 b) {
+  return quarters<U32x16>(
+      [&](int i) { return vaddq_u32(n.v[i], vaddq_u32(vcltq_f32(a.v[i], b.v[i]), vdupq_n_u32(1))); });
 }
 inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {
   for (int i = 0; i < 4; ++i) {

@@ -61,17 +61,6 @@ inline void store_half(void* p, F32x16 a) {
   for (int i = 0; i < 16; ++i) halves[i] = float_to_half(a.v[i]);
   std::memcpy(p, halves, sizeof halves);
 }
-/// Lanes are whole numbers 0..255.
-inline void store_bytes(unsigned char* p, F32x16 a) {
-  for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);
-}
-/// The same of four, one after the other.
-inline void store_four_bytes(unsigned char* p, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
-  store_bytes(p, a);
-  store_bytes(p + 16, b);
-  store_bytes(p + 32, c);
-  store_bytes(p + 48, d);
-}
 inline F32x16 add(F32x16 a, F32x16 b) {
   return each_lane([&](int i) { return a.v[i] + b.v[i]; });
 }
@@ -126,6 +115,13 @@ inline void transpose(F32x16 (&x)[16]) {
       x[j].v[i] = t;
     }
 }
+/// Lane i: all lanes of row i, combined by op, which works lane by lane and in any order.
+template <class Op>
+inline F32x16 reduce_rows(F32x16 (&x)[16], Op op) {
+  transpose(x);
+  for (int i = 1; i < 16; ++i) x[0] = op(x[0], x[i]);
+  return x[0];
+}
 inline float sum_lanes(F32x16 a) {
   float s[4];
   for (int i = 0; i < 4; ++i) s[i] = (a.v[i] + a.v[i + 8]) + (a.v[i + 4] + a.v[i + 12]);
@@ -157,6 +153,29 @@ inline void store_halfwords(void* p, U32x16 a) {
   std::uint16_t halfwords[16];
   for (int i = 0; i < 16; ++i) halfwords[i] = std::uint16_t(a.v[i]);
   std::memcpy(p, halfwords, sizeof halfwords);
+}
+/// Words are 0..255.
+inline void store_bytes(unsigned char* p, U32x16 a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<unsigned char>(a.v[i]);
+}
+/// The same of four, one after the other.
+inline void store_four_bytes(unsigned char* p, U32x16 a, U32x16 b, U32x16 c, U32x16 d) {
+  store_bytes(p, a);
+  store_bytes(p + 16, b);
+  store_bytes(p + 32, c);
+  store_bytes(p + 48, d);
+}
+/// Nearest whole numbers, ties to even; 0 <= a < 2^22.
+inline U32x16 round_words(F32x16 a) {
+  const F32x16 rounded = round_even(a);
+  U32x16 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = std::uint32_t(rounded.v[i]);
+  return r;
+}
+/// n + 1 where not a < b.
+inline U32x16 count_unless_less(U32x16 n, F32x16 a, F32x16 b) {
+  for (int i = 0; i < 16; ++i) n.v[i] += a.v[i] < b.v[i] ? 0 : 1;
+  return n;
 }
 /// 16 rows of 16 bytes: word l of quads[q] is bytes 4q..4q+3 of row l.
 inline void load_quads(const unsigned char* rows, U32x16 (&quads)[4]) {

@@ -10,4 +10,5 @@
 #include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/pack.inl"
+#include "asymkv/kernels/text/write_rows.inl"
 #include "asymkv/kernels/text/table.inl"

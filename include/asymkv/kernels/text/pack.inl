@@ -1,48 +1,72 @@
 // pack.inl: codes into the words of a panel (panel.hpp has the picture), 16 lanes at once: what dot.inl and
 // dequantize.inl read. Included once per instruction set, after dequantize.inl.
 
+/// All ones in lanes [begin, end) of a tile, which may reach beyond it on both sides.
+inline U32x16 lanes_between(Index begin, Index end) {
+  std::uint32_t lanes[tile_lanes];
+  if (begin <= 0 && end >= tile_lanes) {
+    std::memset(lanes, 0xff, sizeof lanes);
+  } else {
+    for (Index l = 0; l < tile_lanes; ++l) lanes[l] = l >= begin && l < end ? ~0u : 0u;
+  }
+  return load_words(lanes);
+}
+
+/// The bytes of a batch's quads that are stored: all of a quad whose depths are all in the batch.
+struct BatchBytes {
+  std::uint32_t quads[4] = {};
+
+  explicit BatchBytes(const DepthBatch& depths) {
+    for (Index i = depths.first; i < depths.last; ++i) quads[i / 4] |= 0xffu << i % 4 * 8;
+  }
+};
+
 /// Writes one plane of a batch into a lane tile: bits [shift, shift + Width) of its codes. `vector` is the plane's
-/// first in the block.
+/// first of the batch, `half` 4 where the batch is the second of its block.
 template <int Width>
-inline void insert_plane(const CodeBatch& batch, const U32x16 (&quads)[4], U32x16 lanes, unsigned char* vector,
-                         int shift) {
+inline void insert_plane(const BatchBytes& bytes, const U32x16 (&quads)[4], U32x16 lanes, unsigned char* vector,
+                         int shift, int half) {
   constexpr int fields = 8 / Width, together = fields < 4 ? fields : 4;  // quads of codes that one word takes
   constexpr std::uint32_t field_mask = 0x01010101u * ((1u << Width) - 1u);
-  const int half = int(batch.batch % 2) * 4;
-  vector += 64 * (half / fields);
+  const int first = Width * (half % fields);
   ASYMKV_UNROLL
   for (int v = 0; v < 4 / together; ++v, vector += 64) {
     U32x16 fresh = zero_words();
     std::uint32_t replaced = 0;
     ASYMKV_UNROLL
     for (int q = 0; q < together; ++q) {
-      const int place = Width * ((half + q) % fields);
-      fresh = bit_or(fresh, shift_left(bit_and(shift_right(quads[v * together + q], shift), field_mask), place));
-      for (int i = 0; i < 4; ++i) {
-        const Index depth = 4 * (v * together + q) + i;
-        if (depth >= batch.first && depth < batch.last) replaced |= ((1u << Width) - 1u) << (8 * i + place);
-      }
+      const U32x16 field = bit_and(shift_right(quads[v * together + q], shift), field_mask);
+      fresh = bit_or(fresh, shift_left(field, Width * q));
+      replaced |= (bytes.quads[v * together + q] & field_mask) << Width * q;
     }
-    store_words(vector, blend_bits(bit_and(lanes, replaced), fresh, load_words(vector)));
+    fresh = shift_left(fresh, first);
+    store_words(vector, blend_bits(bit_and(lanes, replaced << first), fresh, load_words(vector)));
   }
 }
 
-/// All planes of a batch of Bits-bit codes.
+/// All planes of a lane tile of a batch of Bits-bit codes.
+template <int Bits>
+inline void insert_tile(const DepthBatch& depths, const BatchBytes& bytes, const U32x16 (&quads)[4], U32x16 lanes,
+                        unsigned char* tile) {
+  constexpr Planes planes = planes_of(Bits);
+  const int half = int(depths.batch % 2) * 4;
+  unsigned char* const block = tile + depths.batch / 2 * (64 * Bits);
+  insert_plane<planes.low>(bytes, quads, lanes, block + 64 * (half * planes.low / 8), 0, half);
+  if constexpr (planes.high != 0)
+    insert_plane<planes.high>(bytes, quads, lanes, block + 64 * (planes.low + half * planes.high / 8), planes.low,
+                              half);
+}
 template <int Bits>
 inline void insert_tiles(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch) {
-  constexpr Planes planes = planes_of(Bits);
+  const BatchBytes bytes(batch.depths);
   const Index end = batch.lane + batch.lanes;
   const unsigned char* codes = batch.codes;
   for (Index tile = batch.lane / tile_lanes; tile * tile_lanes < end; ++tile, codes += 16 * tile_lanes) {
-    std::uint32_t lanes[tile_lanes];
-    for (Index l = 0; l < tile_lanes; ++l)
-      lanes[l] = tile * tile_lanes + l >= batch.lane && tile * tile_lanes + l < end ? 0xffffffffu : 0u;
     U32x16 quads[4];
     load_quads(codes, quads);
-    unsigned char* block = panel + tile * layout.tile_bytes() + batch.batch / 2 * (64 * Bits);
-    insert_plane<planes.low>(batch, quads, load_words(lanes), block, 0);
-    if constexpr (planes.high != 0)
-      insert_plane<planes.high>(batch, quads, load_words(lanes), block + 64 * planes.low, planes.low);
+    insert_tile<Bits>(batch.depths, bytes, quads,
+                      lanes_between(batch.lane - tile * tile_lanes, end - tile * tile_lanes),
+                      panel + tile * layout.tile_bytes());
   }
 }
 

@@ -25,42 +25,44 @@ inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
 }
 
 /// Nearest codes of 0..levels for a scale that may be 0.
-inline F32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
-  return round_even(max(min(mul(sub(x, zero_point), inverse), levels), broadcast(0.0f)));
+inline U32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
+  return round_words(max(min(mul(sub(x, zero_point), inverse), levels), broadcast(0.0f)));
 }
 inline F32x16 inverse_or_zero(F32x16 scale) {
   const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f);
   return select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), zero);
 }
 
+/// 16 columns of `count` numbers, a group each.
+struct Group {
+  const float* data;
+  Index stride;
+  Index count;
+
+  F32x16 operator[](Index i) const { return load(data + stride * i); }
+};
+
 /// codes[i][16] = code(i) for i < count. Four at once, since what reads them loads 64 bytes.
 template <class Code>
-inline void store_rows(unsigned char* codes, Index count, Code code) {
+inline void store_rows(Index count, unsigned char* codes, Code code) {
   Index i = 0;
   for (; i + 4 <= count; i += 4) store_four_bytes(codes + 16 * i, code(i), code(i + 1), code(i + 2), code(i + 3));
   for (; i < count; ++i) store_bytes(codes + 16 * i, code(i));
 }
 
-/// Least and greatest of each lane, in two chains of comparisons, since each waits for the one before.
+/// Least and greatest of each column.
 struct Extremes {
   F32x16 least, greatest;
 
-  Extremes(const float* x, Index count) : least(load(x)), greatest(least) {
-    F32x16 other_least = least, other_greatest = least;
-    Index i = 0;
-    for (; i + 2 <= count; i += 2) {
-      const F32x16 one = load(x + 16 * i), other = load(x + 16 * (i + 1));
-      least = min(least, one);
-      greatest = max(greatest, one);
-      other_least = min(other_least, other);
-      other_greatest = max(other_greatest, other);
+  explicit Extremes(const Group& x) {
+    F32x16 low = x[0], high = low;
+    for (Index i = 1; i < x.count; ++i) {
+      const F32x16 element = x[i];
+      low = min(low, element);
+      high = max(high, element);
     }
-    if (i < count) {
-      least = min(least, load(x + 16 * i));
-      greatest = max(greatest, load(x + 16 * i));
-    }
-    least = min(least, other_least);
-    greatest = max(greatest, other_greatest);
+    least = low;
+    greatest = high;
   }
 };
 
@@ -74,75 +76,121 @@ struct Extremes {
 struct MinMaxFit {
   F32x16 scale, zero_point, range;
 
-  static MinMaxFit fit(const GroupCoding& coding, const float* x, Index count) {
-    const Extremes extremes(x, count);
-    const F32x16 least = round_half(extremes.least);
-    const F32x16 range = round_half(sub(round_half(extremes.greatest), least));
-    const F32x16 distance = round_half(div(range, load(coding.levels)));
+  MinMaxFit() = default;
+  MinMaxFit(F32x16 x_least, F32x16 x_greatest, F32x16 levels, Metadata metadata) {
+    const F32x16 least = round_half(x_least);
+    range = round_half(sub(round_half(x_greatest), least));
+    scale = round_scale(round_half(div(range, levels)), metadata);
     // + 0 makes a zero point of -0 into +0: which zero is the minimum must not depend on the order of comparison
-    return {round_scale(distance, coding.metadata), add(least, broadcast(0.0f)), range};
+    zero_point = add(least, broadcast(0.0f));
   }
-
-  /// Elements of the group. A scale of 0 (constant group, or underflow) gives 0, or the top code where x is above the
-  /// zero point: the inverse is so large then that every ratio but 0 is infinite.
-  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
-    const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f), minus_scale = sub(zero, scale);
-    const F32x16 inverse =
-        select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), broadcast(0x1p100f));
-    store_rows(codes, count, [&](Index i) {
-      const F32x16 t = round_half(sub(round_half(load(x + 16 * i)), zero_point)), near = mul(t, inverse);
-      const F32x16 ratio = round_half(fma(fma(near, minus_scale, t), inverse, near));
-      return round_even(min(ratio, load(coding.levels)));
-    });
+  static MinMaxFit fit(const GroupCoding& coding, const Group& x) {
+    const Extremes extremes(x);
+    return {extremes.least, extremes.greatest, load(coding.levels), coding.metadata};
   }
+  void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const;
 };
 
-/// MinMaxFit's codes 0 to Levels, exactly, by comparing elements with the places where the code rises, which are found
-/// once a group. Scales must be numbers of binary16 that are not below least_scale, but where the range is 0: such
-/// groups, and columns without one, have codes of 0.
+/// MinMaxFit's codes of elements, by division. A scale of 0 (constant group, or underflow) gives 0, or the top code
+/// where x is above the zero point: the inverse is so large then that every ratio but 0 is infinite.
+struct MinMaxRatios {
+  F32x16 zero_point, minus_scale, inverse, levels;
+
+  MinMaxRatios() = default;
+  MinMaxRatios(const MinMaxFit& fitted, F32x16 greatest_codes) : zero_point(fitted.zero_point), levels(greatest_codes) {
+    const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f), scale = fitted.scale;
+    minus_scale = sub(zero, scale);
+    inverse = select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), broadcast(0x1p100f));
+  }
+  F32x16 ratio(F32x16 t) const {
+    const F32x16 near = mul(t, inverse);
+    return fma(fma(near, minus_scale, t), inverse, near);
+  }
+  U32x16 code(F32x16 rounded_ratio) const { return round_words(min(rounded_ratio, levels)); }
+};
+
+/// Rows of numbers on their way to codes, each step rounded to binary16. They are stored as such: converting from
+/// memory takes half the instructions of converting from a register.
+class HalfRows {
+ public:
+  F32x16 operator[](Index i) const { return load_half(rows_[i]); }
+  /// Ratios of element(i), i < count <= most_lanes, by ratios(i).
+  template <class Element, class Ratios>
+  void set_ratios(Index count, Element element, Ratios ratios) {
+    for (Index i = 0; i < count; ++i) store_half(rows_[i], element(i));
+    for (Index i = 0; i < count; ++i) store_half(rows_[i], sub((*this)[i], ratios(i).zero_point));
+    for (Index i = 0; i < count; ++i) store_half(rows_[i], ratios(i).ratio((*this)[i]));
+  }
+
+ private:
+  alignas(64) std::uint16_t rows_[most_lanes][16];
+};
+
+inline void MinMaxFit::store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
+  const MinMaxRatios ratios(*this, load(coding.levels));
+  HalfRows rows;
+  rows.set_ratios(x.count, [&](Index i) { return x[i]; }, [&](Index) { return ratios; });
+  store_rows(x.count, codes, [&](Index i) { return ratios.code(rows[i]); });
+}
+
+/// MinMaxFit's codes 0 to Levels, exactly, by comparing elements with the least ones of each code, which are found once
+/// a group. Scales must be numbers of binary16 that serves() finds large enough; groups whose range is 0, and columns
+/// without one, have codes of 0.
 ///
 /// The code is at least j where the ratio t/s, rounded to binary16, is above j - 1/2 (or at it where j is even), so
 /// where t > m * s with m half a unit in the last place above j - 1/2 (or below it), an exact product of 12 and 11 bits
-/// that no t of 11 bits is equal to. The next number of binary16, T, is the least such t. t is x - mn rounded, at least
-/// T where x - mn is above b, half a unit in the last place below T, or at it where T is even: where x >= b + mn, whose
-/// rounding error says on which side of it the nearest number of binary32 lies.
+/// that no t of 11 bits is equal to. The next number of binary16, T, is the least such t, that is x - mn rounded, with
+/// x in binary16, too. So the least x lies near mn + T, less half a unit in the last place of T: the nearest number of
+/// binary16 is it, or the one above. The least element is the middle between it and the one below, if that is rounded
+/// to it, or the next number of binary32.
 template <int Levels>
 class MinMaxSteps {
  public:
-  static constexpr float least_scale = 0x1p-13f;  // T has all its bits
-
+  MinMaxSteps() = default;
   explicit MinMaxSteps(const MinMaxFit& fitted) {
     const F32x16 none = broadcast(std::numeric_limits<float>::infinity());
     ASYMKV_UNROLL
     for (int j = 1; j <= Levels; ++j)
       first_[j - 1] = select_less(broadcast(0.0f), fitted.range, first_element(j, fitted), none);
   }
-  void store_codes(const float* x, Index count, unsigned char* codes) const {
-    store_rows(codes, count, [&](Index i) {
-      const F32x16 rounded = round_half(load(x + 16 * i));
-      F32x16 code = broadcast(0.0f);
-      ASYMKV_UNROLL
-      for (int j = 1; j <= Levels; ++j) code = select_less(rounded, first_[j - 1], code, broadcast(float(j)));
-      return code;
-    });
+  U32x16 code(F32x16 x) const {
+    U32x16 n = zero_words();
+    ASYMKV_UNROLL
+    for (int j = 0; j < Levels; ++j) n = count_unless_less(n, x, first_[j]);
+    return n;
+  }
+  void store_codes(const Group& x, unsigned char* codes) const {
+    store_rows(x.count, codes, [&](Index i) { return code(x[i]); });
+  }
+  /// Whether all scales are large enough.
+  static bool serves(const MinMaxFit* fitted, Index count) {
+    const F32x16 zero = broadcast(0.0f);
+    F32x16 too_small = zero;  // ranges of scales that are
+    for (Index g = 0; g < count; ++g)
+      too_small = max(too_small, select_less(fitted[g].scale, broadcast(least_scale), fitted[g].range, zero));
+    return !(max_lanes(too_small) > 0.0f);
   }
 
  private:
+  static constexpr float least_scale = 0x1p-13f;      // T has all its bits
   static constexpr std::uint32_t half_unit = 0x1000;  // of binary16, in the bits of binary32
 
   static F32x16 first_element(int j, const MinMaxFit& fitted) {
     const std::uint32_t middle = float_bits(float(j) - 0.5f);
-    const F32x16 least = mul(fitted.scale, broadcast(bits_float(j % 2 == 0 ? middle - half_unit : middle + half_unit)));
-    const F32x16 near = round_half(least);
+    const F32x16 m = broadcast(bits_float(j % 2 == 0 ? middle - half_unit : middle + half_unit));
+    const F32x16 least = mul(fitted.scale, m), near = round_half(least);
     const U32x16 t = as_words(select_less(near, least, as_floats(add(as_words(near), words(2 * half_unit))), near));
-    const F32x16 b = as_floats(add(t, words(-half_unit))), mn = fitted.zero_point;
-    const F32x16 sum = add(b, mn), of_b = sub(sum, mn), error = add(sub(b, of_b), sub(mn, sub(sum, of_b)));
-    // b and mn are multiples of 2^-25, and so is the error
-    const F32x16 odd = as_floats(shift_left(bit_and(t, 2 * half_unit), 17)), unit = broadcast(0x1p-25f);
-    const F32x16 zero = broadcast(0.0f), most_error = select_less(zero, odd, mul(unit, broadcast(-0.5f)), zero);
-    const F32x16 above = max(as_floats(add(as_words(sum), words(1))), unit);
-    const F32x16 below_zero = as_floats(add(as_words(sum), words(~0u)));
-    return select_less(most_error, error, select_less(sum, zero, below_zero, above), sum);
+    const F32x16 mn = fitted.zero_point, x = round_half(add(as_floats(add(t, words(-half_unit))), mn));
+    // five quarters to five eighths of the distance of numbers of binary16 at x
+    const F32x16 distance = max(mul(absolute(x), broadcast(1.25f * 0x1p-11f)), broadcast(0x1p-24f));
+    const F32x16 to_other = select_less(round_half(sub(x, mn)), as_floats(t), distance, sub(broadcast(0.0f), distance));
+    const F32x16 other = round_half(add(x, to_other)), between = mul(broadcast(0.5f), add(x, other));
+    return select_less(round_half(between), max(x, other), next_above(between), between);
+  }
+  /// Of numbers other than 0.
+  static F32x16 next_above(F32x16 x) {
+    const U32x16 bits = as_words(x);
+    return select_less(x, broadcast(0.0f), as_floats(add(bits, words(~0u))), as_floats(add(bits, words(1))));
   }
   static U32x16 words(std::uint32_t n) {
     std::uint32_t all[16];
@@ -153,14 +201,15 @@ class MinMaxSteps {
   F32x16 first_[Levels];
 };
 
-/// Sum of element(i) for i < count, as four sums of every fourth one, since each addition waits for the one before.
+/// Sum of element(x[i]), as four sums of every fourth one, since each addition waits for the one before.
 template <class Element>
-inline F32x16 sum_of(Index count, Element element) {
+inline F32x16 sum_of(const Group& x, Element element) {
   F32x16 sums[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
-  Index i = 0;
-  for (; i + 4 <= count; i += 4) ASYMKV_UNROLL
-  for (int c = 0; c < 4; ++c) sums[c] = add(sums[c], element(i + c));
-  for (; i < count; ++i) sums[0] = add(sums[0], element(i));
+  const float* row = x.data;
+  Index left = x.count;
+  for (; left >= 4; left -= 4) ASYMKV_UNROLL
+  for (int c = 0; c < 4; ++c, row += x.stride) sums[c] = add(sums[c], element(load(row)));
+  for (; left > 0; --left, row += x.stride) sums[0] = add(sums[0], element(load(row)));
   return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
 }
 
@@ -168,18 +217,14 @@ inline F32x16 sum_of(Index count, Element element) {
 struct Moments {
   F32x16 least, greatest, mean, deviation;
 
-  static Moments of(const float* x, Index count, ZeroPoint zero_point) {
-    Moments m;
-    const F32x16 n = broadcast(float(count)), zero = broadcast(0.0f);
-    m.least = m.greatest = m.mean = zero;
-    if (zero_point == ZeroPoint::affine) {
-      const Extremes extremes(x, count);
-      m.least = extremes.least;
-      m.greatest = extremes.greatest;
-      m.mean = div(sum_of(count, [&](Index i) { return load(x + 16 * i); }), n);
-    }
-    m.deviation = div(sum_of(count, [&](Index i) { return absolute(sub(load(x + 16 * i), m.mean)); }), n);
-    return m;
+  static Moments of(const Group& x, ZeroPoint zero_point) {
+    const F32x16 n = broadcast(float(x.count)), zero = broadcast(0.0f);
+    if (zero_point == ZeroPoint::symmetric)
+      return {zero, zero, zero, div(sum_of(x, [](F32x16 element) { return absolute(element); }), n)};
+    const Extremes extremes(x);
+    const F32x16 mean = div(sum_of(x, [](F32x16 element) { return element; }), n);
+    const F32x16 deviation = div(sum_of(x, [&](F32x16 element) { return absolute(sub(element, mean)); }), n);
+    return {extremes.least, extremes.greatest, mean, deviation};
   }
 };
 
@@ -190,22 +235,22 @@ struct Moments {
 struct FittedFit {
   F32x16 scale, zero_point, inverse;
 
-  static FittedFit fit(const GroupCoding& coding, const float* x, Index count) {
+  static FittedFit fit(const GroupCoding& coding, const Group& x) {
     const F32x16 levels = load(coding.levels), zero = broadcast(0.0f), half = broadcast(0.5f), two = broadcast(2.0f);
-    const Moments m = Moments::of(x, count, ZeroPoint::affine);
+    const Moments m = Moments::of(x, ZeroPoint::affine);
     const F32x16 middle = mul(half, add(m.least, m.greatest));
     const F32x16 divisor = max(levels, broadcast(1.0f));
     const F32x16 whole = div(sub(m.greatest, m.least), divisor), step = mul(whole, shrink_step(levels));
     Candidate best(coding, whole, middle, levels);
     Candidate other(coding, fma(step, broadcast(-1.0f), whole), middle, levels);
-    measure(x, count, levels, best, other);
+    measure(x, levels, best, other);
     best.take_better(other);
     for (float steps : {2.0f, 4.0f}) {
       Candidate first(coding, fma(step, broadcast(-steps), whole), middle, levels);
       const F32x16 last = fma(step, broadcast(-steps - 1.0f), whole);
       Candidate second(coding, steps == 4.0f ? select_less(levels, two, mul(two, m.deviation), last) : last,
                        steps == 4.0f ? select_less(levels, two, m.mean, middle) : middle, levels);
-      measure(x, count, levels, first, second);
+      measure(x, levels, first, second);
       best.take_better(first);
       best.take_better(second);
     }
@@ -213,9 +258,9 @@ struct FittedFit {
     return {s, select_less(zero, levels, best.lowest, round_half(m.mean)), inverse_or_zero(s)};
   }
 
-  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
+  void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
     const F32x16 levels = load(coding.levels);
-    store_rows(codes, count, [&](Index i) { return nearest_codes(load(x + 16 * i), zero_point, inverse, levels); });
+    store_rows(x.count, codes, [&](Index i) { return nearest_codes(x[i], zero_point, inverse, levels); });
   }
 
  private:
@@ -246,7 +291,7 @@ struct FittedFit {
 
   /// Errors of two candidates in one pass: the loads are shared, and neither waits for the other's sum. They are summed
   /// in units of the distance.
-  static void measure(const float* x, Index count, F32x16 levels, Candidate& a, Candidate& b) {
+  static void measure(const Group& x, F32x16 levels, Candidate& a, Candidate& b) {
     const F32x16 zero = broadcast(0.0f);
     const F32x16 inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
     const F32x16 shift_a = mul(sub(zero, a.lowest), inverse_a), shift_b = mul(sub(zero, b.lowest), inverse_b);
@@ -255,8 +300,8 @@ struct FittedFit {
       const F32x16 e = absolute(sub(t, min(max(round_even(t), zero), levels)));
       return fma(mul(e, e), e, sum);
     };
-    for (Index i = 0; i < count; ++i) {
-      const F32x16 value = load(x + 16 * i);
+    for (Index i = 0; i < x.count; ++i) {
+      const F32x16 value = x[i];
       a.error = error(value, inverse_a, shift_a, a.error);
       b.error = error(value, inverse_b, shift_b, b.error);
     }
@@ -269,57 +314,72 @@ struct FittedFit {
 struct SymmetricFit {
   F32x16 scale, zero_point, inverse;
 
-  static SymmetricFit fit(const GroupCoding& coding, const float* x, Index count) {
-    const Moments m = Moments::of(x, count, ZeroPoint::symmetric);
+  static SymmetricFit fit(const GroupCoding& coding, const Group& x) {
+    const Moments m = Moments::of(x, ZeroPoint::symmetric);
     const F32x16 s = round_scale(mul(m.deviation, broadcast(coding.symmetric_step)), coding.metadata);
     return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or_zero(s)};
   }
-  void store_codes(const GroupCoding& coding, const float* x, Index count, unsigned char* codes) const {
+  void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
     const F32x16 levels = load(coding.levels), middle = mul(levels, broadcast(0.5f)), zero = broadcast(0.0f);
-    store_rows(codes, count, [&](Index i) {
-      return round_even(max(min(fma(load(x + 16 * i), inverse, middle), levels), zero));
-    });
+    store_rows(x.count, codes,
+               [&](Index i) { return round_words(max(min(fma(x[i], inverse, middle), levels), zero)); });
   }
 };
 
+/// Group number g of the columns, and where its codes go.
+inline Group group_of(const Columns& x, Index g) {
+  const Index begin = std::max<Index>(x.group_begin(g), 0), end = std::min(x.group_begin(g + 1), x.count);
+  return {x.data + begin * x.stride, x.stride, end - begin};
+}
+inline unsigned char* codes_of(const Columns& x, Index g, unsigned char* codes) {
+  return codes + 16 * std::max<Index>(x.group_begin(g), 0);
+}
+
+/// Fits all groups before any is coded: a fit is a chain in which each step waits for the one before, and so several
+/// are under way at once.
 template <class FitClass>
-inline FitClass store_fit(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points) {
-  const FitClass fitted = FitClass::fit(coding, x, count);
-  store(scales, fitted.scale);
-  store(zero_points, fitted.zero_point);
-  return fitted;
+inline void fit_groups(const GroupCoding& coding, const Columns& x, FitClass* fitted, float* scales,
+                       float* zero_points) {
+  for (Index g = 0; g < x.groups(); ++g) {
+    fitted[g] = FitClass::fit(coding, group_of(x, g));
+    store(scales + 16 * g, fitted[g].scale);
+    store(zero_points + 16 * g, fitted[g].zero_point);
+  }
 }
 template <class FitClass>
-inline void quantize_groups(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+inline void quantize_groups(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                             unsigned char* codes) {
-  store_fit<FitClass>(coding, x, count, scales, zero_points).store_codes(coding, x, count, codes);
+  FitClass fitted[most_groups];
+  fit_groups(coding, x, fitted, scales, zero_points);
+  for (Index g = 0; g < x.groups(); ++g) fitted[g].store_codes(coding, group_of(x, g), codes_of(x, g, codes));
 }
 
 /// Codes 0 to Levels.
 template <int Levels>
-inline void quantize_min_max(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+inline void quantize_min_max(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                              unsigned char* codes) {
-  const MinMaxFit fitted = store_fit<MinMaxFit>(coding, x, count, scales, zero_points);
-  const F32x16 zero = broadcast(0.0f), least_scale = broadcast(MinMaxSteps<Levels>::least_scale);
-  if (max_lanes(select_less(fitted.scale, least_scale, fitted.range, zero)) > 0.0f)
-    fitted.store_codes(coding, x, count, codes);
-  else
-    MinMaxSteps<Levels>(fitted).store_codes(x, count, codes);
+  MinMaxFit fitted[most_groups];
+  fit_groups(coding, x, fitted, scales, zero_points);
+  if (!MinMaxSteps<Levels>::serves(fitted, x.groups())) {
+    for (Index g = 0; g < x.groups(); ++g) fitted[g].store_codes(coding, group_of(x, g), codes_of(x, g, codes));
+    return;
+  }
+  MinMaxSteps<Levels> steps[most_groups];
+  for (Index g = 0; g < x.groups(); ++g) steps[g] = MinMaxSteps<Levels>(fitted[g]);
+  for (Index g = 0; g < x.groups(); ++g)
+    steps[g].store_codes(group_of(x, g), codes_of(x, g, codes));
 }
 
-inline void quantize(const GroupCoding& coding, const float* x, Index count, float* scales, float* zero_points,
+inline void quantize(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                      unsigned char* codes) {
   if (coding.fit == Fit::min_max) {
     const bool half_scales = coding.metadata == Metadata::fp16;
-    if (half_scales && coding.levels[0] == 1.0f)
-      return quantize_min_max<1>(coding, x, count, scales, zero_points, codes);
-    if (half_scales && coding.levels[0] == 3.0f)
-      return quantize_min_max<3>(coding, x, count, scales, zero_points, codes);
-    return quantize_groups<MinMaxFit>(coding, x, count, scales, zero_points, codes);
+    if (half_scales && coding.levels[0] == 1.0f) return quantize_min_max<1>(coding, x, scales, zero_points, codes);
+    if (half_scales && coding.levels[0] == 3.0f) return quantize_min_max<3>(coding, x, scales, zero_points, codes);
+    return quantize_groups<MinMaxFit>(coding, x, scales, zero_points, codes);
   }
-  if (coding.zero_point == ZeroPoint::affine)
-    return quantize_groups<FittedFit>(coding, x, count, scales, zero_points, codes);
-  quantize_groups<SymmetricFit>(coding, x, count, scales, zero_points, codes);
+  if (coding.zero_point == ZeroPoint::affine) return quantize_groups<FittedFit>(coding, x, scales, zero_points, codes);
+  quantize_groups<SymmetricFit>(coding, x, scales, zero_points, codes);
 }
 
 /// Scales and zero points number first..first+count-1 of a panel.
