@@ -138,6 +138,34 @@ TEST(Cache, TheReserveTakesAllButTheWindow) {
   EXPECT_EQ(cache.bytes().total(), counting.bytes);
 }
 
+TEST(Cache, SinksOfAWholePageReserveNoPage) {
+  const Tokens tokens(1000, 15);
+  for (const char* policy : {"k2v2@128", "k2v2@127", "k2v2@4"}) {
+    CacheOptions options;
+    options.reserve_tokens = 1000;
+    AsymKVCache cache = make_cache(policy, options);
+    append_in_chunks(cache, tokens, 0, 1000, 1);
+    EXPECT_EQ(cache.bytes().reserved, 0) << policy;
+  }
+}
+
+TEST(Cache, StepsThatDifferDoNotAskForAWindowEach) {
+  const Tokens tokens(1700, 16);
+  for (const auto& [one, other] : {std::pair<Index, Index>(12, 20), {1, 32}, {64, 65}, {3, 1}}) {
+    CountingAllocator counting;
+    CacheOptions options;
+    options.allocator = counting.allocator();
+    options.reserve_tokens = 1700;
+    AsymKVCache cache = make_cache("k2v2", options);
+    append(cache, tokens, 0, 300);  // and the window that this step needs goes
+    Index first = 300;
+    for (int i = 0; i < 6; first += i++ % 2 == 0 ? one : other) append(cache, tokens, first, i % 2 == 0 ? one : other);
+    const auto calls = counting.calls;
+    for (int i = 0; i < 14; first += i++ % 2 == 0 ? one : other) append(cache, tokens, first, i % 2 == 0 ? one : other);
+    EXPECT_EQ(counting.calls, calls) << one << " and " << other;
+  }
+}
+
 TEST(Cache, BytesAreWhatTheAllocatorHandedOut) {
   for (const char* policy : {"KIVI-2", "k1v16", "float", "k8v32"}) {
     CountingAllocator counting;

@@ -144,21 +144,24 @@ TEST(Quantizer, EveryGroupEqualsTheHalfPrecisionChain) {
     int groups = 0, differing = 0;
     for (int bits : {1, 2, 3, 4, 5, 6, 8})
       for (int group : {32, 64, 128}) {
-        const RowMatrix x = hard_matrix(256, 136, unsigned(bits * group));
-        with_bits(bits, [&](auto b) {
-          const auto keys = KeyQuantizer<b()>(group).quantize(x);
-          const auto values = ValueQuantizer<b()>(group).quantize(x);
-          ASSERT_TRUE(keys.ok() && values.ok());
-          groups += compare_with_oracle(*keys, x, differing) + compare_with_oracle(*values, x, differing);
-        });
+        for (Index columns : {136, 144}) {  // of which values are transposed and written as they lie
+          const RowMatrix x = hard_matrix(256, columns, unsigned(bits * group));
+          with_bits(bits, [&](auto b) {
+            const auto keys = KeyQuantizer<b()>(group).quantize(x);
+            const auto values = ValueQuantizer<b()>(group).quantize(x);
+            ASSERT_TRUE(keys.ok() && values.ok());
+            groups += compare_with_oracle(*keys, x, differing) + compare_with_oracle(*values, x, differing);
+          });
+        }
       }
-    EXPECT_GE(groups, 18432);
+    EXPECT_GE(groups, 36864);
     EXPECT_EQ(differing, 0) << isa_name(isa) << ", of " << groups;
     RecordProperty(std::string("groups_") + isa_name(isa), groups);
   }
 }
 
-/// Groups of a column: two extremes, and between them numbers of binary16 up to eight from where a code rises.
+/// Groups of a column: two extremes, and between them numbers of binary16 up to eight from where a code rises, middles
+/// between neighbours of these, and the next numbers of binary32 on both sides of a middle.
 RowMatrix matrix_near_steps(Index columns, int levels, unsigned seed) {
   constexpr Index group = 128;
   std::mt19937 generator(seed);
@@ -176,7 +179,11 @@ RowMatrix matrix_near_steps(Index columns, int levels, unsigned seed) {
       const double near = double(least) + step,
                    unit = std::max(0x1p-24, std::exp2(std::floor(std::log2(std::fabs(near))) - 10));
       const Eigen::half moved(inside(near + (double(generator() % 17) - 8.0) * unit));
-      x(t, c) = std::clamp(float(moved), float(least), float(greatest));
+      const float middle = float(moved) + float(std::ldexp(unit, -1)),
+                  infinity = std::numeric_limits<float>::infinity();
+      const float numbers[] = {float(moved), middle, std::nextafter(middle, infinity),
+                               std::nextafter(middle, -infinity)};
+      x(t, c) = std::clamp(numbers[generator() % 4], float(least), float(greatest));
     }
     x(3, c) = float(least);
     x(90, c) = float(greatest);
@@ -193,9 +200,12 @@ TEST(Quantizer, ElementsNextToStepsOfTheirCode) {
         const RowMatrix x = matrix_near_steps(4000, (1 << bits) - 1, unsigned(bits));
         const auto keys = KeyQuantizer<b()>(128).quantize(x);
         ASSERT_TRUE(keys.ok()) << keys.status().message();
-        groups += compare_with_oracle(*keys, x, differing);
+        const RowMatrix rows = x.transpose();
+        const auto values = ValueQuantizer<b()>(128).quantize(rows);
+        ASSERT_TRUE(values.ok()) << values.status().message();
+        groups += compare_with_oracle(*keys, x, differing) + compare_with_oracle(*values, rows, differing);
       });
-    EXPECT_EQ(groups, 12000);
+    EXPECT_EQ(groups, 24000);
     EXPECT_EQ(differing, 0) << isa_name(isa);
   }
 }

@@ -67,7 +67,8 @@ class Window {
     const auto start = std::chrono::steady_clock::now();
     Matrix& logits = decoder_.feed(tokens_.data() + first, count, cache, judged_from);
     tally.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    tally.cache_bytes = cache.bytes().total();
+    const asymkv::CacheBytes bytes = cache.bytes();
+    tally.cache_bytes = bytes.total() - bytes.reserved;
     to_log_probabilities(logits);
     return logits;
   }

@@ -10,8 +10,8 @@
 namespace llm {
 namespace {
 
-std::vector<PasskeyResult> find_passkeys(const ModelFile& file, const std::string& text, const EvalOptions& options,
-                                         std::FILE* progress, const std::string& title) {
+std::vector<PasskeyResult> passkeys_of(const ModelFile& file, const std::string& text, const EvalOptions& options,
+                                       std::FILE* progress, const std::string& title) {
   PasskeyOptions passkey;
   passkey.contexts = {options.context};
   passkey.trials = options.passkey_trials;
@@ -73,10 +73,11 @@ nlohmann::ordered_json json_row(const EvalReport& report, const EvalResult& r) {
 EvalReport report(const ModelFile& file, const std::string& text_name, const std::string& text,
                   const EvalOptions& options, std::FILE* progress) {
   EvalReport report{file.name(), text_name, {}};
-  std::vector<PasskeyResult> passkeys;  // first: a context that is too short for them is refused at once
-  if (options.passkey_trials > 0) passkeys = find_passkeys(file, text, options, progress, report.title());
-  report.results = evaluate(file.model, window_tokens(*file.tokenizer, text, options.context), options, progress,
-                            "eval: " + report.title());
+  const std::vector<Token> tokens = window_tokens(*file.tokenizer, text, options.context);
+  check_windows(file.model, tokens, options);  // both tests are refused before the first takes its time
+  std::vector<PasskeyResult> passkeys;
+  if (options.passkey_trials > 0) passkeys = passkeys_of(file, text, options, progress, report.title());
+  report.results = evaluate(file.model, tokens, options, progress, "eval: " + report.title());
   for (std::size_t i = 0; i < passkeys.size(); ++i) report.results[i].passkey = passkeys[i].exact;
   return report;
 }

@@ -12,8 +12,9 @@ ASYMKV_NAMESPACE_BEGIN
 struct CacheOptions {
   /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
   Index residual_length = 128;
-  /// A layer's first append gets memory for so many tokens, in one block a side: reading is faster so where the system
-  /// has huge pages. More tokens get theirs as they come.
+  /// A layer's first append gets the memory of so many tokens, 0..2^32, but for the window of packed sides: one block a
+  /// side, which the default allocator asks huge pages for. It is kept until clear(). More tokens get theirs as they
+  /// come.
   Index reserve_tokens = 0;
   Allocator allocator;
   /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.

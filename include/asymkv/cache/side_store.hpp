@@ -23,10 +23,10 @@ struct SideConfig {
 
 /// Up to page_tokens sealed tokens of all kv heads: one panel a head. Codes never change once written.
 struct Page {
-  unsigned char* data = nullptr;
-  Buffer own;       ///< where data is not in the reserve
-  Index first = 0;  ///< token of slot 0
-  Index count = 0;  ///< slots in use; those of sinks, in the first page, are empty
+  unsigned char* data = nullptr;  ///< of SideStore::page_bytes()
+  Buffer own;                     ///< where data is not in the reserve
+  Index first = 0;                ///< token of slot 0
+  Index count = 0;                ///< slots in use; those of sinks, in the first page, are empty
 };
 
 class SideStore {
@@ -100,7 +100,8 @@ class SideStore {
       pages_.push(std::move(page));
     }
     if (tokens == 0) return true;
-    if (reserve_.bytes() == 0 && !next_reserve_.allocate_unset(pages_to_reserve() * page_bytes(), allocator))
+    if (reserve_.bytes() == 0 && (!pages_.reserve(pages_to_reserve(), allocator) ||
+                                  !next_reserve_.allocate_unset(pages_to_reserve() * page_bytes(), allocator)))
       return false;
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
@@ -230,12 +231,13 @@ class SideStore {
         used_pages_ == 0 ? tokens + sinks_.count() % page_tokens : tokens - slots_left(pages_[used_pages_ - 1]);
     return behind <= 0 ? 0 : (behind + page_tokens - 1) / page_tokens;
   }
-  /// Pages that are full of tokens, or begun, when the side has reserve_tokens of them.
+  /// Pages of a side of reserve_tokens tokens: those of what was sealed before its last one came.
   Index pages_to_reserve() const noexcept {
-    const Index r = config_.residual_length, before = config_.reserve_tokens - 1;  // of which the last step seals all
+    const Index r = config_.residual_length, before = config_.reserve_tokens - 1;
     if (!packed() || before < r) return 0;
-    const Index tokens = config_.side == Side::keys ? before / r * r : before - r;
-    return (tokens + page_tokens - 1) / page_tokens;
+    const Index sealed = config_.side == Side::keys ? before / r * r : before - r;
+    const Index first = config_.sink_length / page_tokens;  // of which a whole page would be empty
+    return std::max<Index>((sealed + page_tokens - 1) / page_tokens - first, 0);
   }
   /// Gives the next page zeros, of the reserve while that lasts.
   [[nodiscard]] bool set_memory(Page& page, const Allocator& allocator) noexcept {
@@ -258,18 +260,20 @@ class SideStore {
     page.count = token - page.first;
     ++used_pages_;
   }
-  /// Room for `kept` tokens and a step of `fresh` ones. A window is resized to what a step needs. Values leave it as
-  /// they come, so that steps would move those that stay to the front each time, but for room for some steps more.
-  /// Other sides grow by half.
+  /// Tokens to have room for when `kept` stay in full precision and a step adds `fresh`. A window is sized for such
+  /// steps, R + 32 at least. Values leave it as they come, so it has room for two more steps: then not each one moves
+  /// what stays to the front, but every third. It keeps its size for steps that it holds, unless it is much too large
+  /// for them. Other sides grow by half.
   Index capacity_for(Index kept, Index fresh) const noexcept {
-    const Index tokens = kept + fresh;
+    const Index tokens = kept + fresh, now = dense_.capacity();
     if (packed()) {
-      const Index r = config_.residual_length, more = config_.side == Side::values && fresh < r ? 2 * fresh : 0;
-      return std::max(tokens + std::min(more, r), r + 32);
+      const Index r = config_.residual_length, usual = r + 32;
+      const Index more = config_.side == Side::values ? std::min(2 * fresh, r) : 0;
+      const Index wanted = fresh < r ? std::max({usual, tokens, r + fresh + more}) : std::max(usual, tokens);
+      return now >= std::max(usual, tokens) && now <= wanted + r / 2 ? now : wanted;
     }
-    if (tokens <= dense_.capacity()) return dense_.capacity();
-    const Index grown = dense_.capacity() + dense_.capacity() / 2;
-    return std::max({tokens, grown, config_.reserve_tokens});
+    if (tokens <= now) return now;
+    return std::max({tokens, now + now / 2, config_.reserve_tokens});
   }
   void seal_head(const kernels::Table& kernels, Page& page, Index head, Index tokens, float* scratch) noexcept {
     const kernels::DenseView from = dense_.view(head, 0, tokens);

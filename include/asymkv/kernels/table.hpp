@@ -84,11 +84,12 @@ struct GroupCoding {
   float levels[16];
 };
 
-/// Lanes that are quantized together: as many as a page has tokens, and groups of them.
+/// Lanes that are quantized together: as many as a page has tokens, and groups of them, which have 32 at least.
 constexpr Index most_lanes = page_tokens;
 constexpr Index most_groups = most_lanes / 32;
 
-/// 16 columns (depths) of lanes [first, first + count), at most most_lanes, none of them beyond a multiple of it.
+/// 16 columns to be quantized, a depth each; their rows are lanes [first, first + count), which lie between two
+/// neighbouring multiples of most_lanes.
 struct Columns {
   const float* data;  ///< [count][stride]
   Index stride;
@@ -177,7 +178,8 @@ struct Table {
   void (*variances)(const float* x, Index count, float* result);
   /// Stores a batch of codes in a panel without mixed widths; other codes stay.
   void (*insert_codes)(const PanelLayout& layout, unsigned char* panel, const CodeBatch& batch);
-  /// Fits, rounds and stores all lanes of a batch of a min-max panel, whole tiles, which lie side by side in memory.
+  /// Fits, rounds and stores a batch of a min-max panel, all lanes of it, whose number is a multiple of 16. They lie
+  /// side by side in memory: source.lane_stride is 1.
   void (*write_rows)(const PanelLayout& layout, unsigned char* panel, const PanelSource& source,
                      const DepthBatch& depths);
   /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].

@@ -12,8 +12,11 @@ namespace detail {
 /// Largest magnitude in a view, as a float; infinity or NaN if there is one.
 inline float greatest_magnitude(const kernels::Table& kernels, const ConstTensor& x) noexcept {
   std::uint32_t greatest = 0;
-  const bool rows = x.dim_stride == 1, whole_tokens = rows && x.head_stride == x.dim;  // which lie side by side
-  const Index heads = whole_tokens ? 1 : x.heads, dim = whole_tokens ? x.heads * x.dim : x.dim, step = rows ? dim : 1;
+  const bool rows = x.dim_stride == 1;
+  const bool one_row = rows && x.head_stride == x.dim;  // a token's heads lie side by side: fewer calls
+  const Index heads = one_row ? 1 : x.heads;
+  const Index dim = one_row ? x.heads * x.dim : x.dim;
+  const Index step = rows ? dim : 1;
   for (Index token = 0; token < x.tokens; ++token)
     for (Index head = 0; head < heads; ++head)
       for (Index i = 0; i < dim; i += step) {

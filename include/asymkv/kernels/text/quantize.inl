@@ -1,8 +1,9 @@
-// quantize.inl: fitting and rounding of 16 groups at once, one group a lane, so that every instruction set and every
-// way of splitting the input does the same operations in the same order. Products that are added are explicit fma, for
-// the same reason. Included once per instruction set.
+// quantize.inl: fitting and rounding of 16 columns at once, a group each, so that every instruction set and every way of
+// splitting the input does the same operations in the same order. Products that are added are explicit fma, for the
+// same reason. Included once per instruction set, after gather.inl.
 //
-// A fit is a class with two functions: fit (from x[count][16] to scale and zero point, as stored) and store_codes.
+// A fit is a class with two functions: fit (from a Group to scale and zero point, as stored) and store_codes. Min-max
+// leaves the second to a coder, which write_rows.inl uses too.
 
 /// The compact scale nearest on a logarithmic axis, for scales that are not negative; +0 only for those too small for
 /// code 1, and the greatest for all above it.
@@ -28,9 +29,10 @@ inline F32x16 round_scale(F32x16 scale, Metadata metadata) {
 inline U32x16 nearest_codes(F32x16 x, F32x16 zero_point, F32x16 inverse, F32x16 levels) {
   return round_words(max(min(mul(sub(x, zero_point), inverse), levels), broadcast(0.0f)));
 }
-inline F32x16 inverse_or_zero(F32x16 scale) {
+/// 1 / scale, or `other` where the scale is 0.
+inline F32x16 inverse_or(F32x16 scale, float other) {
   const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f);
-  return select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), zero);
+  return select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), broadcast(other));
 }
 
 /// 16 columns of `count` numbers, a group each.
@@ -88,7 +90,6 @@ struct MinMaxFit {
     const Extremes extremes(x);
     return {extremes.least, extremes.greatest, load(coding.levels), coding.metadata};
   }
-  void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const;
 };
 
 /// MinMaxFit's codes of elements, by division. A scale of 0 (constant group, or underflow) gives 0, or the top code
@@ -97,16 +98,17 @@ struct MinMaxRatios {
   F32x16 zero_point, minus_scale, inverse, levels;
 
   MinMaxRatios() = default;
-  MinMaxRatios(const MinMaxFit& fitted, F32x16 greatest_codes) : zero_point(fitted.zero_point), levels(greatest_codes) {
-    const F32x16 zero = broadcast(0.0f), one = broadcast(1.0f), scale = fitted.scale;
-    minus_scale = sub(zero, scale);
-    inverse = select_less(zero, scale, div(one, select_less(zero, scale, scale, one)), broadcast(0x1p100f));
-  }
+  MinMaxRatios(const MinMaxFit& fitted, F32x16 greatest_codes)
+      : zero_point(fitted.zero_point),
+        minus_scale(sub(broadcast(0.0f), fitted.scale)),
+        inverse(inverse_or(fitted.scale, 0x1p100f)),
+        levels(greatest_codes) {}
   F32x16 ratio(F32x16 t) const {
     const F32x16 near = mul(t, inverse);
     return fma(fma(near, minus_scale, t), inverse, near);
   }
   U32x16 code(F32x16 rounded_ratio) const { return round_words(min(rounded_ratio, levels)); }
+  void store_codes(const Group& x, unsigned char* codes) const;
 };
 
 /// Rows of numbers on their way to codes, each step rounded to binary16. They are stored as such: converting from
@@ -126,11 +128,10 @@ class HalfRows {
   alignas(64) std::uint16_t rows_[most_lanes][16];
 };
 
-inline void MinMaxFit::store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
-  const MinMaxRatios ratios(*this, load(coding.levels));
+inline void MinMaxRatios::store_codes(const Group& x, unsigned char* codes) const {
   HalfRows rows;
-  rows.set_ratios(x.count, [&](Index i) { return x[i]; }, [&](Index) { return ratios; });
-  store_rows(x.count, codes, [&](Index i) { return ratios.code(rows[i]); });
+  rows.set_ratios(x.count, [&](Index i) { return x[i]; }, [&](Index) { return *this; });
+  store_rows(x.count, codes, [&](Index i) { return code(rows[i]); });
 }
 
 /// MinMaxFit's codes 0 to Levels, exactly, by comparing elements with the least ones of each code, which are found once
@@ -147,7 +148,7 @@ template <int Levels>
 class MinMaxSteps {
  public:
   MinMaxSteps() = default;
-  explicit MinMaxSteps(const MinMaxFit& fitted) {
+  MinMaxSteps(const MinMaxFit& fitted, F32x16 /*levels*/) {
     const F32x16 none = broadcast(std::numeric_limits<float>::infinity());
     ASYMKV_UNROLL
     for (int j = 1; j <= Levels; ++j)
@@ -201,6 +202,26 @@ class MinMaxSteps {
   F32x16 first_[Levels];
 };
 
+template <class Coder, class Use>
+inline void make_coders(const MinMaxFit* fitted, Index count, F32x16 levels, Use use) {
+  Coder coders[most_groups];
+  for (Index g = 0; g < count; ++g) coders[g] = Coder(fitted[g], levels);
+  use(coders);
+}
+/// Calls use(coders of these groups), codes 0 to greatest_code: steps for codes of one and two bits, unless their scales
+/// are too small or may be no numbers of binary16.
+template <class Use>
+inline void with_coders(const MinMaxFit* fitted, Index count, float greatest_code, Metadata metadata, Use use) {
+  const F32x16 levels = broadcast(greatest_code);
+  const bool half_scales = metadata == Metadata::fp16;
+  if (half_scales && greatest_code == 1.0f && MinMaxSteps<1>::serves(fitted, count))
+    make_coders<MinMaxSteps<1>>(fitted, count, levels, use);
+  else if (half_scales && greatest_code == 3.0f && MinMaxSteps<3>::serves(fitted, count))
+    make_coders<MinMaxSteps<3>>(fitted, count, levels, use);
+  else
+    make_coders<MinMaxRatios>(fitted, count, levels, use);
+}
+
 /// Sum of element(x[i]), as four sums of every fourth one, since each addition waits for the one before.
 template <class Element>
 inline F32x16 sum_of(const Group& x, Element element) {
@@ -213,7 +234,7 @@ inline F32x16 sum_of(const Group& x, Element element) {
   return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
 }
 
-/// Least, greatest, mean and mean magnitude about the mean of each lane; of symmetric formats the mean magnitude alone.
+/// Least, greatest, mean and mean magnitude about the mean of each column; of symmetric formats the mean magnitude alone.
 struct Moments {
   F32x16 least, greatest, mean, deviation;
 
@@ -230,8 +251,8 @@ struct Moments {
 
 /// Levels inside the range: of a few candidates, the one with the least sum of |error|^3 (quality.md of the method: a
 /// norm between squares, which let rare large keys go, and the maximum, which min-max serves). Candidates are the range
-/// and shrinkings of it about its middle, by steps that suit the number of levels; the last of one-bit lanes is mean +-
-/// deviation instead, which skewed groups want. Lanes of 0 levels keep their mean alone.
+/// and shrinkings of it about its middle, by steps that suit the number of levels; the last of one-bit columns is
+/// mean +- deviation instead, which skewed groups want. Columns of 0 levels keep their mean alone.
 struct FittedFit {
   F32x16 scale, zero_point, inverse;
 
@@ -255,7 +276,9 @@ struct FittedFit {
       best.take_better(second);
     }
     const F32x16 s = select_less(zero, levels, best.distance, zero);
-    return {s, select_less(zero, levels, best.lowest, round_half(m.mean)), inverse_or_zero(s)};
+    // + 0 for the reason that MinMaxFit has
+    const F32x16 lowest = add(select_less(zero, levels, best.lowest, round_half(m.mean)), zero);
+    return {s, lowest, inverse_or(s, 0.0f)};
   }
 
   void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
@@ -293,7 +316,7 @@ struct FittedFit {
   /// in units of the distance.
   static void measure(const Group& x, F32x16 levels, Candidate& a, Candidate& b) {
     const F32x16 zero = broadcast(0.0f);
-    const F32x16 inverse_a = inverse_or_zero(a.distance), inverse_b = inverse_or_zero(b.distance);
+    const F32x16 inverse_a = inverse_or(a.distance, 0.0f), inverse_b = inverse_or(b.distance, 0.0f);
     const F32x16 shift_a = mul(sub(zero, a.lowest), inverse_a), shift_b = mul(sub(zero, b.lowest), inverse_b);
     const auto error = [&](F32x16 value, F32x16 per_distance, F32x16 shift, F32x16 sum) {
       const F32x16 t = fma(value, per_distance, shift);
@@ -317,7 +340,7 @@ struct SymmetricFit {
   static SymmetricFit fit(const GroupCoding& coding, const Group& x) {
     const Moments m = Moments::of(x, ZeroPoint::symmetric);
     const F32x16 s = round_scale(mul(m.deviation, broadcast(coding.symmetric_step)), coding.metadata);
-    return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or_zero(s)};
+    return {s, mul(s, mul(load(coding.levels), broadcast(-0.5f))), inverse_or(s, 0.0f)};
   }
   void store_codes(const GroupCoding& coding, const Group& x, unsigned char* codes) const {
     const F32x16 levels = load(coding.levels), middle = mul(levels, broadcast(0.5f)), zero = broadcast(0.0f);
@@ -354,31 +377,20 @@ inline void quantize_groups(const GroupCoding& coding, const Columns& x, float* 
   for (Index g = 0; g < x.groups(); ++g) fitted[g].store_codes(coding, group_of(x, g), codes_of(x, g, codes));
 }
 
-/// Codes 0 to Levels.
-template <int Levels>
 inline void quantize_min_max(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                              unsigned char* codes) {
   MinMaxFit fitted[most_groups];
   fit_groups(coding, x, fitted, scales, zero_points);
-  if (!MinMaxSteps<Levels>::serves(fitted, x.groups())) {
-    for (Index g = 0; g < x.groups(); ++g) fitted[g].store_codes(coding, group_of(x, g), codes_of(x, g, codes));
-    return;
-  }
-  MinMaxSteps<Levels> steps[most_groups];
-  for (Index g = 0; g < x.groups(); ++g) steps[g] = MinMaxSteps<Levels>(fitted[g]);
-  for (Index g = 0; g < x.groups(); ++g)
-    steps[g].store_codes(group_of(x, g), codes_of(x, g, codes));
+  with_coders(fitted, x.groups(), coding.levels[0], coding.metadata, [&](const auto* coders) {
+    for (Index g = 0; g < x.groups(); ++g) coders[g].store_codes(group_of(x, g), codes_of(x, g, codes));
+  });
 }
 
 inline void quantize(const GroupCoding& coding, const Columns& x, float* scales, float* zero_points,
                      unsigned char* codes) {
-  if (coding.fit == Fit::min_max) {
-    const bool half_scales = coding.metadata == Metadata::fp16;
-    if (half_scales && coding.levels[0] == 1.0f) return quantize_min_max<1>(coding, x, scales, zero_points, codes);
-    if (half_scales && coding.levels[0] == 3.0f) return quantize_min_max<3>(coding, x, scales, zero_points, codes);
-    return quantize_groups<MinMaxFit>(coding, x, scales, zero_points, codes);
-  }
-  if (coding.zero_point == ZeroPoint::affine) return quantize_groups<FittedFit>(coding, x, scales, zero_points, codes);
+  if (coding.fit == Fit::min_max) return quantize_min_max(coding, x, scales, zero_points, codes);
+  if (coding.zero_point == ZeroPoint::affine)
+    return quantize_groups<FittedFit>(coding, x, scales, zero_points, codes);
   quantize_groups<SymmetricFit>(coding, x, scales, zero_points, codes);
 }
 
@@ -398,7 +410,7 @@ inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Inde
     store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
 }
 
-/// Variance of each lane, in one pass over differences to the first element. That one is in the sample, so its squared
+/// Variance of each column, in one pass over differences to the first element. That one is in the sample, so its squared
 /// distance from the mean is `count` variances at most, and the difference of the two sums keeps the leading digits.
 inline void variances(const float* x, Index count, float* result) {
   const F32x16 n = broadcast(float(count)), zero = broadcast(0.0f), first = load(x);

@@ -6,16 +6,13 @@
 template <ScalarType Type>
 class DepthRows {
  public:
-  DepthRows(const PanelSource& source, const DepthBatch& batch) : depths(batch), stored(batch) {
+  DepthRows(const PanelSource& source, const DepthBatch& batch) {
     for (Index d = 0; d < tile_lanes; ++d) {
-      const Index row = std::min(std::max<Index>(d - depths.first, 0), depths.count() - 1);
+      const Index row = std::min(std::max<Index>(d - batch.first, 0), batch.count() - 1);
       rows_[d] = static_cast<const char*>(source.data) + row * source.depth_stride * scalar_bytes(Type);
     }
   }
   F32x16 load(Index depth, Index lane) const { return load_as<Type>(rows_[depth], lane); }
-
-  const DepthBatch& depths;
-  const BatchBytes stored;
 
  private:
   const void* rows_[tile_lanes];
@@ -39,7 +36,7 @@ inline MinMaxFit fit_rows(const DepthRows<Type>& rows, Index begin, Index end, F
           reduce_rows(greatest, [](auto a, auto b) { return max(a, b); }), levels, metadata};
 }
 
-/// What a coder of 16 groups has for each of them, in all lanes.
+/// The coders of 16 depths, one at a time in all lanes.
 template <class Coder>
 class CoderLanes {
  public:
@@ -57,80 +54,71 @@ class CoderLanes {
   float numbers_[sizeof(Coder) / sizeof(float)];
 };
 
-/// Codes of 16 depths of a lane tile: code(d) gives those of depth d.
-template <int Bits, ScalarType Type, class Code>
-inline void write_tile(const DepthRows<Type>& rows, unsigned char* tile, Code code) {
-  U32x16 quads[4];
-  ASYMKV_UNROLL
-  for (Index q = 0; q < 4; ++q) {
-    quads[q] = code(4 * q);
-    ASYMKV_UNROLL
-    for (Index i = 1; i < 4; ++i) quads[q] = bit_or(quads[q], shift_left(code(4 * q + i), int(8 * i)));
-  }
-  insert_tile<Bits>(rows.depths, rows.stored, quads, lanes_between(0, 16), tile);
-}
-template <int Bits, ScalarType Type, int Levels>
-inline void code_tile(const DepthRows<Type>& rows, Index lane, const CoderLanes<MinMaxSteps<Levels>>& coders,
-                      unsigned char* tile) {
-  write_tile<Bits>(rows, tile, [&](Index d) { return coders[d].code(rows.load(d, lane)); });
-}
-template <int Bits, ScalarType Type>
-inline void code_tile(const DepthRows<Type>& rows, Index lane, const CoderLanes<MinMaxRatios>& coders,
-                      unsigned char* tile) {
-  HalfRows halves;
-  const auto coder = [&](Index d) { return coders[d]; };
-  halves.set_ratios(16, [&](Index d) { return rows.load(d, lane); }, coder);
-  write_tile<Bits>(rows, tile, [&](Index d) { return coders[d].code(halves[d]); });
-}
-
-/// Groups of a row that are written together, for the reason that fit_groups has.
-struct RowGroups {
+/// Where codes go: a batch of depths of a panel.
+struct RowTarget {
   const PanelLayout& layout;
-  Index first, count;
+  unsigned char* panel;
+  DepthBatch depths;
+  BatchBytes bytes;
 
-  Index begin(Index g) const { return (first + g) * layout.group_size(); }
-  Index end(Index g) const { return std::min(begin(g + 1), layout.lanes); }
+  /// Codes of the lane tile that begins at `lane`: code(d) gives those of depth d.
+  template <int Bits, class Code>
+  void insert(Index lane, Code code) const {
+    U32x16 quads[4];
+    ASYMKV_UNROLL
+    for (Index q = 0; q < 4; ++q) {
+      quads[q] = zero_words();
+      if (bytes.quads[q] == 0) continue;
+      ASYMKV_UNROLL
+      for (Index i = 0; i < 4; ++i) quads[q] = bit_or(quads[q], shift_left(code(4 * q + i), int(8 * i)));
+    }
+    insert_tile<Bits>(depths, bytes, quads, lanes_between(0, 16), panel + lane / 16 * layout.tile_bytes());
+  }
 };
 
-/// make(fit) is a coder.
-template <int Bits, ScalarType Type, class Make>
-inline void code_groups(const DepthRows<Type>& rows, const RowGroups& groups, const MinMaxFit* fitted,
-                        unsigned char* panel, Make make) {
-  CoderLanes<decltype(make(*fitted))> coders[most_groups];
-  for (Index g = 0; g < groups.count; ++g) coders[g].set(make(fitted[g]));
-  for (Index g = 0; g < groups.count; ++g)
-    for (Index lane = groups.begin(g); lane < groups.end(g); lane += 16)
-      code_tile<Bits>(rows, lane, coders[g], panel + lane / 16 * groups.layout.tile_bytes());
+template <ScalarType Type, int Levels>
+inline void code_tile(const DepthRows<Type>& rows, Index lane, const CoderLanes<MinMaxSteps<Levels>>& coders,
+                      const RowTarget& to) {
+  to.insert<Levels == 1 ? 1 : 2>(lane, [&](Index d) { return coders[d].code(rows.load(d, lane)); });
+}
+template <ScalarType Type>
+inline void code_tile(const DepthRows<Type>& rows, Index lane, const CoderLanes<MinMaxRatios>& coders,
+                      const RowTarget& to) {
+  HalfRows ratios;
+  ratios.set_ratios(16, [&](Index d) { return rows.load(d, lane); }, [&](Index d) { return coders[d]; });
+  with_packed_bits(to.layout.format.bits,
+                   [&](auto bits) { to.insert<bits()>(lane, [&](Index d) { return coders[d].code(ratios[d]); }); });
 }
 
-template <int Bits, ScalarType Type>
-inline void write_groups(const DepthRows<Type>& rows, const RowGroups& groups, unsigned char* panel) {
-  constexpr int greatest_code = (1 << Bits) - 1;
-  const PanelLayout& layout = groups.layout;
-  const F32x16 levels = broadcast(float(greatest_code));
+/// Up to most_groups groups of the rows, from lane `begin` on. All are fitted before any is coded, as in fit_groups.
+template <ScalarType Type>
+inline void write_groups(const DepthRows<Type>& rows, Index begin, const RowTarget& to) {
+  const PanelLayout& layout = to.layout;
+  const Index size = layout.group_size(), first = begin / size, count = std::min(layout.groups() - first, most_groups);
+  const auto end_of = [&](Index g) { return std::min((first + g + 1) * size, layout.lanes); };
+  const float greatest_code = float((1 << layout.format.bits) - 1);
   MinMaxFit fitted[most_groups] = {};
-  for (Index g = 0; g < groups.count; ++g) {
-    fitted[g] = fit_rows(rows, groups.begin(g), groups.end(g), levels, layout.format.metadata);
+  for (Index g = 0; g < count; ++g) {
+    fitted[g] = fit_rows(rows, begin + g * size, end_of(g), broadcast(greatest_code), layout.format.metadata);
     float scales[16], zero_points[16];
     store(scales, fitted[g].scale);
     store(zero_points, fitted[g].zero_point);
-    store_metadata(layout, panel, (groups.first + g) * layout.depth_stride() + rows.depths.begin(), rows.depths.count(),
-                   scales + rows.depths.first, zero_points + rows.depths.first);
+    store_metadata(layout, to.panel, (first + g) * layout.depth_stride() + to.depths.begin(), to.depths.count(),
+                   scales + to.depths.first, zero_points + to.depths.first);
   }
-  if constexpr (Bits <= 2)
-    if (layout.format.metadata == Metadata::fp16 && MinMaxSteps<greatest_code>::serves(fitted, groups.count))
-      return code_groups<Bits>(rows, groups, fitted, panel,
-                               [](const MinMaxFit& fit) { return MinMaxSteps<greatest_code>(fit); });
-  code_groups<Bits>(rows, groups, fitted, panel, [&](const MinMaxFit& fit) { return MinMaxRatios(fit, levels); });
+  with_coders(fitted, count, greatest_code, layout.format.metadata, [&](const auto* coders) {
+    CoderLanes<std::decay_t<decltype(*coders)>> coders_of_depths[most_groups];
+    for (Index g = 0; g < count; ++g) coders_of_depths[g].set(coders[g]);
+    for (Index g = 0; g < count; ++g)
+      for (Index lane = begin + g * size; lane < end_of(g); lane += 16) code_tile(rows, lane, coders_of_depths[g], to);
+  });
 }
 
 inline void write_rows(const PanelLayout& layout, unsigned char* panel, const PanelSource& source,
                        const DepthBatch& depths) {
-  with_packed_bits(layout.format.bits, [&](auto bits) {
-    with_type(source.type, [&](auto type) {
-      const DepthRows<type()> rows(source, depths);
-      for (Index group = 0; group < layout.groups(); group += most_groups)
-        write_groups<bits()>(rows, RowGroups{layout, group, std::min(layout.groups() - group, most_groups)}, panel);
-    });
+  const RowTarget to{layout, panel, depths, BatchBytes(depths)};
+  with_type(source.type, [&](auto type) {
+    const DepthRows<type()> rows(source, depths);
+    for (Index lane = 0; lane < layout.lanes; lane += most_groups * layout.group_size()) write_groups(rows, lane, to);
   });
 }
