@@ -13,7 +13,7 @@ constexpr Index kTokens = 4096;
 
 void report(benchmark::State& state, double input_bytes) {
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;
-  state.counters["bytes_per_second"] = benchmark::Counter(input_bytes, rate, benchmark::Counter::kIs1024);
+  state.counters["bytes_per_second"] = benchmark::Counter(input_bytes, rate);
   state.counters["dram_share"] = benchmark::Counter(input_bytes / bench::read_bandwidth(), rate);
 }
 
@@ -52,7 +52,7 @@ void append(benchmark::State& state, const char* policy, Index chunk) {
   const auto cache = bench::make_cache(state, policy, shape, kTokens);
   if (cache == nullptr) return;
   for (auto _ : state) {
-    if (!cache->trim(0).ok()) return state.SkipWithError("trim");  // the window keeps its memory, pages do not
+    if (!cache->trim(0).ok()) return state.SkipWithError("trim");  // the memory stays
     for (Index t = 0; t < kTokens; t += chunk) {
       const asymkv::Status status =
           cache->append(0, asymkv::tensor(keys.data(), chunk, 8, 128), asymkv::tensor(values.data(), chunk, 8, 128));
@@ -64,7 +64,7 @@ void append(benchmark::State& state, const char* policy, Index chunk) {
       benchmark::Counter(double(kTokens), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-/// seal() alone, memory of its pages included; appending in chunks of 512 tokens is not timed.
+/// seal() alone; appending in chunks of 512 tokens is not timed.
 void seal(benchmark::State& state, const char* policy) {
   const asymkv::CacheShape shape{1, 8, 128, 128};
   constexpr Index chunk = 512, row = 8 * 128;

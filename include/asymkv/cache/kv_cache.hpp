@@ -41,7 +41,7 @@ struct CacheBytes {
 };
 
 /// A key/value cache of one sequence. Not thread-safe: one call at a time per cache, but for the slices of one attend.
-/// Every call that fails leaves the cache as it was.
+/// Every call that fails leaves the cache as it was; its page tables may have grown.
 class KVCache {
  public:
   virtual ~KVCache() = default;

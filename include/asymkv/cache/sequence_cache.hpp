@@ -14,7 +14,7 @@ struct CacheOptions {
   Index residual_length = 128;
   /// A layer's first append gets the memory of so many tokens, 0..2^32, but for the window of packed sides: one block a
   /// side, which the default allocator asks huge pages for. It is kept until clear(). More tokens get theirs as they
-  /// come.
+  /// come; so may seal() at the last one.
   Index reserve_tokens = 0;
   Allocator allocator;
   /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.

@@ -100,8 +100,9 @@ class SideStore {
       pages_.push(std::move(page));
     }
     if (tokens == 0) return true;
-    if (reserve_.bytes() == 0 && (!pages_.reserve(pages_to_reserve(), allocator) ||
-                                  !next_reserve_.allocate_unset(pages_to_reserve() * page_bytes(), allocator)))
+    if (reserve_.bytes() == 0 &&  // the table last, since it stays
+        (!next_reserve_.allocate_unset(pages_to_reserve() * page_bytes(), allocator) ||
+         !pages_.reserve(pages_to_reserve(), allocator)))
       return false;
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
