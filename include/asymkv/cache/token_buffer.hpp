@@ -40,6 +40,7 @@ class TokenBuffer {
       for (Index head = 0; head < heads_; ++head) {
         unsigned char* to = row(head, count_ + t);
         const void* from = tokens.row(t, head);
+        prefetch_row(to + 2 * row_bytes());  // of the token after the next
         if (tokens.dim_stride == 1)
           kernels.convert(from, tokens.type, to, type_, dim_);
         else
@@ -71,6 +72,11 @@ class TokenBuffer {
   Index row_bytes() const noexcept { return padded_dim(dim_) * scalar_bytes(type_); }
   unsigned char* row(Index head, Index token) noexcept {
     return memory_.data() + (head * capacity_ + begin_ + token) * row_bytes();
+  }
+  /// Asks for a row that will be written: each head's rows are a place of their own, which the processor does not
+  /// foresee.
+  void prefetch_row(const unsigned char* to) const noexcept {
+    for (Index at = 0; at < row_bytes(); at += 64) __builtin_prefetch(to + at, 1);
   }
   void move_to_front() noexcept {
     for (Index head = 0; head < heads_ && count_ > 0; ++head)

@@ -94,8 +94,8 @@ inline void write_batch(const kernels::Table& kernels, const PanelLayout& layout
                         const kernels::PanelSource& source, const PanelRange& range, const kernels::DepthBatch& depths,
                         float* x) noexcept {
   const bool rotated = layout.format.rotation != Rotation::none;
-  if (layout.format.fit == Fit::min_max && !rotated && source.lane_stride == 1 && range.lanes == layout.lanes &&
-      layout.lanes % tile_lanes == 0)
+  const bool whole_rows = range.lanes == layout.lanes && layout.lanes % tile_lanes == 0 && source.lane_stride == 1;
+  if (whole_rows && !rotated && layout.format.fit == Fit::min_max)
     return kernels.write_rows(layout, panel, source, depths);
   if (rotated) {
     kernels.gather(source, range.lanes, depths.count(), x);

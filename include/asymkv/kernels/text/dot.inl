@@ -380,38 +380,49 @@ inline void dot_mixed(const PanelView& panel, const FoldedGroup<RowCount>& group
     add_sums(page.sums[i], group.rows, {result.data + i * page.tiles * tile_lanes, result.stride});
 }
 
-/// The first stage of a folded row: elements, greatest and biases. What the row holds beyond depth plays no part.
-/// scales(d) and zero_points(d, scales) load those of 16 depths.
-template <class Scales, class ZeroPoints>
-inline void fold_with(Scales scales, ZeroPoints zero_points, Index depth, const float* row, FoldedRow& to) {
-  F32x16 greatest = broadcast(0.0f), biases = broadcast(0.0f);
-  const auto add_batch = [&](Index d, F32x16 x) {
-    const F32x16 s = scales(d), folded = mul(x, s);
-    store(to.elements + d, folded);
-    greatest = max_magnitude(greatest, folded);
-    biases = madd(x, zero_points(d, s), biases);
+/// The first stage of folded rows: elements, greatest and biases. Rows share the group's scales and zero points, and
+/// what they hold beyond depth plays no part. scales(d) and zero_points(d, scales) load those of 16 depths.
+template <int RowCount, class Scales, class ZeroPoints>
+inline void fold_with(Scales scales, ZeroPoints zero_points, Index depth, const Rows& rows, FoldedRow* to) {
+  F32x16 greatest[RowCount], biases[RowCount];
+  ASYMKV_UNROLL
+  for (int r = 0; r < RowCount; ++r) greatest[r] = biases[r] = broadcast(0.0f);
+  const auto add_batch = [&](Index d, auto elements) {
+    const F32x16 s = scales(d), z = zero_points(d, s);
+    ASYMKV_UNROLL
+    for (int r = 0; r < RowCount; ++r) {
+      const F32x16 x = elements(rows.data + r * rows.stride + d), folded = mul(x, s);
+      store(to[r].elements + d, folded);
+      greatest[r] = max_magnitude(greatest[r], folded);
+      biases[r] = madd(x, z, biases[r]);
+    }
   };
   Index d = 0;
-  for (; d + 16 <= depth; d += 16) add_batch(d, load(row + d));
+  for (; d + 16 <= depth; d += 16) add_batch(d, [](const float* x) { return load(x); });
   if (d < depth) {
-    add_batch(d, blend((1u << (depth - d)) - 1u, load(row + d), broadcast(0.0f)));
+    const std::uint32_t inside = (1u << (depth - d)) - 1u;
+    add_batch(d, [&](const float* x) { return blend(inside, load(x), broadcast(0.0f)); });
     d += 16;
   }
-  for (; d < padded_depth(depth); d += 16) store(to.elements + d, broadcast(0.0f));
-  to.greatest = greatest;
-  to.biases = biases;
+  for (int r = 0; r < RowCount; ++r) {
+    for (Index beyond = d; beyond < padded_depth(depth); beyond += 16)
+      store(to[r].elements + beyond, broadcast(0.0f));
+    to[r].greatest = greatest[r];
+    to[r].biases = biases[r];
+  }
 }
 
 /// A loop for each kind of metadata, and a function for all widths.
-__attribute__((noinline)) inline void fold(const GroupMetadata& metadata, Index depth, const float* row,
-                                           FoldedRow& to) {
+template <int RowCount>
+__attribute__((noinline)) inline void fold(const GroupMetadata& metadata, Index depth, const Rows& rows,
+                                           FoldedRow* to) {
   const auto with_scales = [&](auto scales) {
     const auto affine = [&](Index d, F32x16) { return load_half_metadata(metadata.zero_points, d); };
     const auto symmetric = [&](Index, F32x16 s) { return mul(s, broadcast(metadata.symmetric_zero_point)); };
     if (metadata.symmetric)
-      fold_with(scales, symmetric, depth, row, to);
+      fold_with<RowCount>(scales, symmetric, depth, rows, to);
     else
-      fold_with(scales, affine, depth, row, to);
+      fold_with<RowCount>(scales, affine, depth, rows, to);
   };
   if (metadata.compact)
     with_scales([&](Index d) { return load_compact(metadata.scales + d); });
@@ -491,10 +502,8 @@ inline void fold_rows(const PanelView& panels, const Rows& rows, FoldedGroup<Row
   const unsigned char* panel = panels.panel + group.panel * panels.bytes;
   const GroupMetadata metadata = group_metadata(panels.layout, panel, group.number);
   if constexpr (Bits == kMixed) read_mixed(panels.layout, panel, group.mixed);
-  for (int r = 0; r < RowCount; ++r) {
-    const float* row = rows.data + (group.panel * rows.count + group.first_row + r) * rows.stride;
-    fold(metadata, panels.depth, row, group.rows[r]);
-  }
+  const float* const first = rows.data + (group.panel * rows.count + group.first_row) * rows.stride;
+  fold<RowCount>(metadata, panels.depth, {first, rows.stride, RowCount}, group.rows);
 }
 
 /// Folds the rows of some groups, stage by stage.
