@@ -138,18 +138,19 @@ TEST(Cache, TheReserveTakesAllButTheWindow) {
   EXPECT_EQ(cache.bytes().total(), counting.bytes);
 }
 
-TEST(Cache, SinksOfAWholePageReserveNoPage) {
+TEST(Cache, TheReserveHasNoPageForSinks) {
   const Tokens tokens(1000, 15);
-  for (const char* policy : {"k2v2@128", "k2v2@127", "k2v2@4"}) {
-    CacheOptions options;
-    options.reserve_tokens = 1000;
-    AsymKVCache cache = make_cache(policy, options);
-    append_in_chunks(cache, tokens, 0, 1000, 1);
-    EXPECT_EQ(cache.bytes().reserved, 0) << policy;
-  }
+  for (const char* policy : {"k2v2@128", "k2v2@127", "k2v2@4"})
+    for (Index reserve : {129, 130, 132, 133, 255, 256, 257, 1000}) {
+      CacheOptions options;
+      options.reserve_tokens = reserve;
+      AsymKVCache cache = make_cache(policy, options);
+      append_in_chunks(cache, tokens, 0, reserve, 1);
+      EXPECT_EQ(cache.bytes().reserved, 0) << policy << " " << reserve;
+    }
 }
 
-TEST(Cache, StepsThatDifferDoNotAskForAWindowEach) {
+TEST(Cache, StepsThatDifferLittleDoNotAskForAWindowEach) {
   const Tokens tokens(1700, 16);
   for (const auto& [one, other] : {std::pair<Index, Index>(12, 20), {1, 32}, {64, 65}, {3, 1}}) {
     CountingAllocator counting;

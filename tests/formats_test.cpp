@@ -15,6 +15,7 @@ using support::kShape;
 using support::make_cache;
 using support::read;
 using support::RowMatrix;
+using support::sealed_bytes;
 using support::Tokens;
 
 const char* const kPolicies[] = {"km0.5v1g128fcsr@1", "km1.5v2g64fcsr@4", "km3.5v3g128fcsr@128",
@@ -172,14 +173,6 @@ TEST(Formats, HadamardIsOrthonormalAndItsOwnInverse) {
     rotate_hadamard(y.data(), dim);
     EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 1e-5f * x.cwiseAbs().maxCoeff()) << dim;
   }
-}
-
-std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache) {
-  std::vector<unsigned char> bytes;
-  for (Side side : {Side::keys, Side::values})
-    for (const Page& page : cache.side(0, side).pages())
-      bytes.insert(bytes.end(), page.data, page.data + cache.side(0, side).page_bytes());
-  return bytes;
 }
 
 TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {

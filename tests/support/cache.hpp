@@ -36,18 +36,6 @@ inline void append_in_chunks(KVCache& cache, const Tokens& tokens, Index first, 
   for (; first < end; first += chunk) append(cache, tokens, first, std::min(chunk, end - first));
 }
 
-/// The pages of a layer and how many tokens each has.
-inline std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache, Index layer = 0) {
-  std::vector<unsigned char> bytes;
-  for (Side side : {Side::keys, Side::values}) {
-    for (const Page& page : cache.side(layer, side).pages()) {
-      bytes.insert(bytes.end(), page.data, page.data + cache.side(layer, side).page_bytes());
-      bytes.push_back(static_cast<unsigned char>(page.count));
-    }
-  }
-  return bytes;
-}
-
 inline RowMatrix read(const KVCache& cache, Side side, Index head, Index first, Index count, Index layer = 0) {
   const bool keys = side == Side::keys;
   RowMatrix out(count, keys ? cache.shape().key_dim : cache.shape().value_dim);

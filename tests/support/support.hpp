@@ -38,6 +38,18 @@ inline RowMatrix random_matrix(Index rows, Index columns, unsigned seed) {
   return m;
 }
 
+/// The pages of a layer and how many tokens each has.
+inline std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache, Index layer = 0) {
+  std::vector<unsigned char> bytes;
+  for (Side side : {Side::keys, Side::values}) {
+    for (const Page& page : cache.side(layer, side).pages()) {
+      bytes.insert(bytes.end(), page.data, page.data + cache.side(layer, side).page_bytes());
+      bytes.push_back(static_cast<unsigned char>(page.count));
+    }
+  }
+  return bytes;
+}
+
 /// Counts what it hands out; fails from the `fail_at`-th call on where that is not negative.
 struct CountingAllocator {
   Index bytes = 0;

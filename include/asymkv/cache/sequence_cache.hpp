@@ -12,9 +12,9 @@ ASYMKV_NAMESPACE_BEGIN
 struct CacheOptions {
   /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
   Index residual_length = 128;
-  /// A layer's first append gets the memory of so many tokens, 0..2^32, but for the window of packed sides: one block a
-  /// side, which the default allocator asks huge pages for. It is kept until clear(). More tokens get theirs as they
-  /// come; so may seal() at the last one.
+  /// A layer's first append gets the memory of so many tokens, 0..2^32, but for the window and the sinks of packed
+  /// sides: one block a side, which is kept until clear(); the default allocator asks for huge pages from 2 MiB on.
+  /// More tokens get theirs as they come. seal() after the last of them may need a page more a side.
   Index reserve_tokens = 0;
   Allocator allocator;
   /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.

@@ -236,9 +236,10 @@ class SideStore {
   Index pages_to_reserve() const noexcept {
     const Index r = config_.residual_length, before = config_.reserve_tokens - 1;
     if (!packed() || before < r) return 0;
-    const Index sealed = config_.side == Side::keys ? before / r * r : before - r;
+    const Index end = config_.side == Side::keys ? before / r * r : before - r;
+    if (end <= config_.sink_length) return 0;
     const Index first = config_.sink_length / page_tokens;  // of which a whole page would be empty
-    return std::max<Index>((sealed + page_tokens - 1) / page_tokens - first, 0);
+    return (end + page_tokens - 1) / page_tokens - first;
   }
   /// Gives the next page zeros, of the reserve while that lasts.
   [[nodiscard]] bool set_memory(Page& page, const Allocator& allocator) noexcept {
@@ -262,9 +263,9 @@ class SideStore {
     ++used_pages_;
   }
   /// Tokens to have room for when `kept` stay in full precision and a step adds `fresh`. A window is sized for such
-  /// steps, R + 32 at least. Values leave it as they come, so it has room for two more steps: then not each one moves
-  /// what stays to the front, but every third. It keeps its size for steps that it holds, unless it is much too large
-  /// for them. Other sides grow by half.
+  /// steps, R + 32 at least. Values leave it as they come, so it has room for up to two more steps, of R tokens at
+  /// most: then not each one moves what stays to the front, but every third. It keeps its size for steps that it holds,
+  /// unless it has R / 2 tokens too many for them. Other sides grow by half.
   Index capacity_for(Index kept, Index fresh) const noexcept {
     const Index tokens = kept + fresh, now = dense_.capacity();
     if (packed()) {

@@ -40,7 +40,7 @@ class TokenBuffer {
       for (Index head = 0; head < heads_; ++head) {
         unsigned char* to = row(head, count_ + t);
         const void* from = tokens.row(t, head);
-        prefetch_row(to + 2 * row_bytes());  // of the token after the next
+        if (t + 2 < tokens.tokens) prefetch_row(to + 2 * row_bytes());
         if (tokens.dim_stride == 1)
           kernels.convert(from, tokens.type, to, type_, dim_);
         else

@@ -74,8 +74,8 @@ struct PanelSource {
   Index depth_stride;
 };
 
-/// How groups of 16 columns become codes. levels: the greatest code of each column; symmetric_step: distance of levels
-/// over the mean magnitude, for symmetric formats.
+/// How groups of 16 columns become codes. levels: the greatest code of each column, one for all where the fit is
+/// min-max; symmetric_step: distance of levels over the mean magnitude, for symmetric formats.
 struct GroupCoding {
   Fit fit;
   Metadata metadata;

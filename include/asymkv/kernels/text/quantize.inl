@@ -1,5 +1,5 @@
-// quantize.inl: fitting and rounding of 16 columns at once, a group each, so that every instruction set and every way of
-// splitting the input does the same operations in the same order. Products that are added are explicit fma, for the
+// quantize.inl: fitting and rounding of 16 columns at once, a group each, so that every instruction set and every way
+// of splitting the input does the same operations in the same order. Products that are added are explicit fma, for the
 // same reason. Included once per instruction set, after gather.inl.
 //
 // A fit is a class with two functions: fit (from a Group to scale and zero point, as stored) and store_codes. Min-max
@@ -208,8 +208,8 @@ inline void make_coders(const MinMaxFit* fitted, Index count, F32x16 levels, Use
   for (Index g = 0; g < count; ++g) coders[g] = Coder(fitted[g], levels);
   use(coders);
 }
-/// Calls use(coders of these groups), codes 0 to greatest_code: steps for codes of one and two bits, unless their scales
-/// are too small or may be no numbers of binary16.
+/// Calls use(coders of these groups), codes 0 to greatest_code: steps for codes of one and two bits, unless their
+/// scales are too small or may be no numbers of binary16.
 template <class Use>
 inline void with_coders(const MinMaxFit* fitted, Index count, float greatest_code, Metadata metadata, Use use) {
   const F32x16 levels = broadcast(greatest_code);
@@ -234,7 +234,8 @@ inline F32x16 sum_of(const Group& x, Element element) {
   return add(add(sums[0], sums[1]), add(sums[2], sums[3]));
 }
 
-/// Least, greatest, mean and mean magnitude about the mean of each column; of symmetric formats the mean magnitude alone.
+/// Least, greatest, mean and mean magnitude about the mean of each column; of symmetric formats the mean magnitude
+/// alone.
 struct Moments {
   F32x16 least, greatest, mean, deviation;
 
@@ -410,8 +411,9 @@ inline void store_metadata(const PanelLayout& layout, unsigned char* panel, Inde
     store_half(panel + layout.zero_point_offset() + 2 * first, load(zero_points));
 }
 
-/// Variance of each column, in one pass over differences to the first element. That one is in the sample, so its squared
-/// distance from the mean is `count` variances at most, and the difference of the two sums keeps the leading digits.
+/// Variance of each column, in one pass over differences to the first element. That one is in the sample, so its
+/// squared distance from the mean is `count` variances at most, and the difference of the two sums keeps the leading
+/// digits.
 inline void variances(const float* x, Index count, float* result) {
   const F32x16 n = broadcast(float(count)), zero = broadcast(0.0f), first = load(x);
   F32x16 sums[2] = {zero, zero}, squares[2] = {zero, zero};  // of two halves, neither of which waits for the other
