@@ -541,8 +541,8 @@ inline void place_row(const PanelLayout& layout, float* scratch, Index i, Folded
   row.coarse = row.low + padded_depth(layout.depth);
 }
 
-/// Rows [first, end) of each panel, RowCount at a time.
-/// A function of its own: inlined side by side, the two counts of rows share registers badly.
+/// Rows [first, end) of each panel, RowCount at a time. A function of its own: inlined side by side, the counts of rows
+/// share registers badly.
 template <int Bits, int RowCount>
 __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index first, Index end, const Rows& rows,
                                                   const ResultRows& result, float* scratch) {
@@ -578,11 +578,17 @@ __attribute__((noinline)) inline void dot_rows_of(const PanelView& panels, Index
   }
 }
 
-/// kDotRows share the unpacking, the rest go one by one.
+/// Rows from `first` on: RowCount share the unpacking as long as there are so many, of the rest half as many.
+template <int Bits, int RowCount>
+inline void dot_rows_from(const PanelView& panels, Index first, const Rows& rows, const ResultRows& result,
+                          float* scratch) {
+  const Index end = first + (rows.count - first) / RowCount * RowCount;
+  if (first < end) dot_rows_of<Bits, RowCount>(panels, first, end, rows, result, scratch);
+  if constexpr (RowCount > 1)
+    if (end < rows.count) dot_rows_from<Bits, RowCount / 2>(panels, end, rows, result, scratch);
+}
+
 inline void few_rows_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) {
-  const Index together = rows.count / kDotRows * kDotRows;
-  with_bits(panels.layout.format, [&](auto bits) {
-    if (together > 0) dot_rows_of<bits(), kDotRows>(panels, 0, together, rows, result, scratch);
-    if (together < rows.count) dot_rows_of<bits(), 1>(panels, together, rows.count, rows, result, scratch);
-  });
+  with_bits(panels.layout.format,
+            [&](auto bits) { dot_rows_from<bits(), kDotRows>(panels, 0, rows, result, scratch); });
 }
