@@ -139,7 +139,7 @@ class GgmlCache final : public asymkv::KVCache {
                 const asymkv::AttentionParams& params) noexcept override {
     if (!contiguous_floats(queries) || !contiguous_floats(output))
       return Status::error(ErrorCode::invalid_argument, "queries, output: must be contiguous floats");
-    if (params.scale != 0.0f || !params.causal || params.window != 0)
+    if (params.scale != 0.0f || !params.causal || params.window != 0 || params.extended())
       return Status::error(ErrorCode::unsupported, "params: only the defaults");
     Layer& of = layers_[std::size_t(layer)];
     if (!of.graph.fits(of.length, queries)) of.graph = build_graph(of.keys, of.values, of.length, queries);

@@ -105,7 +105,10 @@ TEST(Attention, CostFollowsTheWindow) {
     AttentionParams params;
     params.window = window;
     packed_calls = dense_calls = 0;
-    detail::LayerAttention(counting, keys, values, 1, tensor(q, 1), tensor(out, 1), params, 1.0f).run({}, scratch);
+    const ConstTensor queries = tensor(q, 1);
+    const Tensor output = tensor(out, 1);
+    const detail::AttentionCall call(1, cache->length(), queries, output, params);
+    detail::LayerAttention(counting, keys, values, 1, call).run({}, scratch);
     return packed_calls + dense_calls;
   };
   EXPECT_EQ(work("k2v2", 0), 16 + 15);  // the last 128 values are not sealed
@@ -325,7 +328,7 @@ TEST(Attention, ReferenceNamesBadInput) {
   const auto attend = [&](const ConstTensor& queries, const Tensor& output, Index layer = 0) {
     return reference_attention(*cache, layer, queries, output);
   };
-  support::expect_error(attend(tensor(q, 4), tensor(out, 4)), ErrorCode::invalid_argument, "queries");  // empty cache
+  support::expect_error(attend(tensor(q, 4), tensor(out, 4)), ErrorCode::out_of_range, "queries");  // empty cache
   const RowMatrix k = support::random_matrix(4, 64, 1), v = support::random_matrix(4, 32, 1);
   ASSERT_TRUE(cache->append(0, tensor(k, 2), tensor(v, 2)).ok());
   ConstTensor queries = tensor(q, 4);

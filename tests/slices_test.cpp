@@ -112,14 +112,17 @@ TEST(Slices, ShareTheWorkEvenly) {
   ASSERT_TRUE(cache.seal().ok());
   const RowMatrix queries = random_matrix(1, 3 * 32, 2);
   RowMatrix output(1, 3 * 32);
+  const ConstTensor q = tensor(queries, 3);
+  const Tensor out = tensor(output, 3);
+  const AttentionParams params;
+  const detail::AttentionCall call(3, cache.length(), q, out, params);
   for (Index nth : {2, 3, 4, 7, 16}) {
     Index total = 0;
     for (Index ith = 0; ith < nth; ++ith) {
       AttentionScratch scratch;
       ASSERT_TRUE(scratch.allocate(32, 32, 4096, slice_partials, {}));
       panels = 0;
-      detail::LayerAttention(counting, cache.side(0, Side::keys), cache.side(0, Side::values), 3, tensor(queries, 3),
-                             tensor(output, 3), {}, 1.0f)
+      detail::LayerAttention(counting, cache.side(0, Side::keys), cache.side(0, Side::values), 3, call)
           .run({ith, nth}, scratch);
       EXPECT_NEAR(double(panels), 2.0 * 3 * 20 / double(nth), 4.0) << ith << " of " << nth;
       total += panels;

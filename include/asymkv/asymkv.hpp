@@ -1,6 +1,7 @@
 // asymkv.hpp: the one header to include: a key/value cache in 1 to 8 bits with its own attention.
 #pragma once
 
+#include "asymkv/attention/merge.hpp"
 #include "asymkv/attention/reference.hpp"
 #include "asymkv/cache/asym_kv_cache.hpp"
 #include "asymkv/cache/dense_kv_cache.hpp"

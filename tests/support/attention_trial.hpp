@@ -2,8 +2,7 @@
 // element by element. Used by all tests that say that attention is right.
 #pragma once
 
-#include "support/oracle.hpp"
-#include "support/support.hpp"
+#include "support/variant.hpp"
 
 namespace support {
 
@@ -13,12 +12,13 @@ struct AttentionCase {
   Index kv_heads, heads, key_dim, value_dim, length, queries, residual;
   Index window = 0;
   Index threads = 1;
+  Variant variant = {};
 };
 
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   return out << "k" << c.key_bits << "v" << c.value_bits << " g" << c.group << " heads " << c.heads << "/" << c.kv_heads
              << " dims " << c.key_dim << ", " << c.value_dim << " length " << c.length << " queries " << c.queries
-             << " R " << c.residual << " window " << c.window << " threads " << c.threads;
+             << " R " << c.residual << " window " << c.window << " threads " << c.threads << c.variant;
 }
 
 /// c of the bound on the error of an element of the output,
@@ -66,7 +66,8 @@ class AttentionTrial {
       : case_(c),
         keys_(random_matrix(c.length, c.kv_heads * c.key_dim, 1)),
         values_(random_matrix(c.length, c.kv_heads * c.value_dim, 2).array() + 1.0f),
-        queries_(random_matrix(c.queries, c.heads * c.key_dim, 3) * (c.key_bits <= 2 ? 0.01f : 1.0f)) {}
+        queries_(random_matrix(c.queries, c.heads * c.key_dim, 3) * (c.key_bits <= 2 ? 0.01f : 1.0f)),
+        variant_(c.variant, c.queries, c.heads, c.length) {}
 
   /// Gives the cache all tokens as numbers of type T, to which they are rounded, the queries' own in a second append;
   /// and attends, in as many slices as the cache has threads.
@@ -83,12 +84,19 @@ class AttentionTrial {
       EXPECT_TRUE(status.ok()) << status.message();
     }
     RowMatrix output(case_.queries, case_.heads * case_.value_dim);
-    AttentionParams params;
-    params.window = case_.window;
-    const Status status = cache.attend_parallel(0, tensor(queries, case_.heads), tensor(output, case_.heads), params,
-                                                [](Index count, const auto& task) {
+    const Status status = cache.attend_parallel(0, tensor(queries, case_.heads), tensor(output, case_.heads),
+                                                variant_.params(case_.window), [](Index count, const auto& task) {
                                                   for (Index i = count - 1; i >= 0; --i) task(i);
                                                 });
+    EXPECT_TRUE(status.ok()) << status.message();
+    return output;
+  }
+
+  /// After attend(): what the reference makes of the same.
+  RowMatrix reference(const KVCache& cache) {
+    RowMatrix output(case_.queries, case_.heads * case_.value_dim);
+    const Status status = reference_attention(cache, 0, tensor(queries_, case_.heads), tensor(output, case_.heads),
+                                              variant_.params(case_.window));
     EXPECT_TRUE(status.ok()) << status.message();
     return output;
   }
@@ -107,8 +115,10 @@ class AttentionTrial {
       oracle::quantize_values(v, sealed_values(), case_.group, case_.value_bits);
       for (Index q = 0; q < case_.queries; ++q) {
         const oracle::Matrix query = head_of(queries_.row(q), h, case_.key_dim);
-        const Index last = past() + q + 1, first = case_.window == 0 ? 0 : std::max(Index(0), last - case_.window);
-        const oracle::Attention expected = oracle::attention(query.data, k, v, int(first), int(last), scale);
+        const auto [first, last] = variant_.visible(q, case_.window);
+        const oracle::Attention expected =
+            oracle::attention(query.data, k, v, first, last, scale, variant_.terms(q, h));
+        if (variant_.has_lse()) compare_lse(double(variant_.lse(q, h)), expected, result);
         for (Index i = 0; i < case_.value_dim; ++i)
           compare_element(double(output(q, h * case_.value_dim + i)), expected, std::size_t(i), result);
       }
@@ -118,20 +128,33 @@ class AttentionTrial {
   Comparison compare(const RowMatrix& output) const { return compare(output, oracle::exact); }
 
  private:
-  void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
+  /// Steps that rows are rounded to before they meet codes of so many bits.
+  double row_errors(int bits) const {
     const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
     const kernels::Table& kernels = **kernels::choose_table();
-    const auto row_errors = [&](int bits) {
-      const Index few = bits == 8 ? kernels.few_rows_of_8_bits : kernels::few_rows;
-      if (last_row % attention_rows < few) return step_errors(bits);
-      return kernels.isa == Isa::amx ? kTileErrors : 0.0;
-    };
-    const double score_rounding = row_errors(case_.key_bits) * expected.score_rounding;
-    EXPECT_LT(score_rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
+    const Index few = bits == 8 ? kernels.few_rows_of_8_bits : kernels::few_rows;
+    if (last_row % attention_rows < few) return step_errors(bits);
+    return kernels.isa == Isa::amx ? kTileErrors : 0.0;
+  }
+  double score_bound(const oracle::Attention& expected) const {
+    const double rounding = row_errors(case_.key_bits) * expected.score_rounding;
+    EXPECT_LT(rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
+    return kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * rounding;
+  }
+
+  void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const double bound =
-        (kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * score_rounding) * expected.magnitude[i] +
-        row_errors(case_.value_bits) * expected.rounding[i];
-    const double error = std::fabs(output - expected.output[i]);
+        score_bound(expected) * expected.magnitude[i] + row_errors(case_.value_bits) * expected.rounding[i];
+    note(std::fabs(output - expected.output[i]), bound, result);
+  }
+
+  /// Of weights that are each off by a share, the sum is off by that share at most.
+  void compare_lse(double lse, const oracle::Attention& expected, Comparison& result) const {
+    const double error = lse == expected.lse ? 0.0 : std::fabs(lse - expected.lse);  // both may be -infinity
+    note(error, score_bound(expected) + kErrorConstant * 0x1p-24 * std::fabs(expected.lse), result);
+  }
+
+  static void note(double error, double bound, Comparison& result) {
     if (!(error <= bound)) ++result.outside;
     if (error > result.worst * bound) result.worst = error / bound;
   }
@@ -150,6 +173,7 @@ class AttentionTrial {
 
   AttentionCase case_;
   RowMatrix keys_, values_, queries_;
+  VariantNumbers variant_;
 };
 
 }  // namespace support

@@ -1,6 +1,7 @@
 // oracle.hpp: what the library must compute, in double and from the formulas alone; shares no code with the library.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -100,11 +101,21 @@ inline void quantize_values(Kept& values, int sealed, int group, int bits) {
         values, [&](int c) { return values.numbers.at(t, c); }, 0, values.numbers.columns, group, bits);
 }
 
+/// What variants add to the formula: scores are bounded by softcap (0: not), `added` to (a number a token, or none),
+/// and the sink weighs like a token whose value is 0.
+struct Terms {
+  double softcap = 0.0;
+  std::vector<double> added;
+  double sink = -INFINITY;
+};
+
 /// softmax(scale * q.K[first, last)) V, and the magnitudes that its rounding errors are relative to.
 struct Attention {
   std::vector<double> output;
+  double lse = -INFINITY;         ///< log of the sum of exp(score), the sink's too
   std::vector<double> magnitude;  ///< sum over t of weight_t |v_t|, an element of the output each
-  double score_magnitude = 0.0;   ///< greatest sum over c of scale |q_c| |k_tc|
+  /// Greatest sum over c of scale |q_c| |k_tc|, and of what is added: a bounded score is as exact as its bound.
+  double score_magnitude = 0.0;
   /// What rounding the left factors (queries and weights, each times the scale of its group) to a share of the greatest
   /// of them costs, for one unit of that share: greatest |q_c| s_tc, times the root of the sum of squared codes. Worst
   /// score, and each element of the output.
@@ -113,10 +124,13 @@ struct Attention {
 };
 
 inline Attention attention(const std::vector<double>& query, const Kept& keys, const Kept& values, int first, int last,
-                           double scale) {
+                           double scale, const Terms& terms = {}) {
   Attention result;
-  std::vector<double> weights(std::size_t(last), 0.0);
-  double greatest = -INFINITY, sum = 0.0;
+  const int channels = values.numbers.columns;
+  std::vector<double> weights(std::size_t(std::max(first, last)), 0.0), factors(std::size_t(channels), 0.0);
+  for (std::vector<double>* sums : {&result.output, &result.magnitude, &result.rounding})
+    sums->assign(std::size_t(channels), 0.0);
+  double greatest = terms.sink, sum = 0.0;
   for (int t = first; t < last; ++t) {
     double score = 0.0, magnitude = 0.0, greatest_factor = 0.0, squares = 0.0;
     for (int c = 0; c < keys.numbers.columns; ++c) {
@@ -125,18 +139,22 @@ inline Attention attention(const std::vector<double>& query, const Kept& keys, c
       greatest_factor = std::fmax(greatest_factor, scale * std::fabs(query[std::size_t(c)]) * keys.scales(t, c));
       squares += keys.codes(t, c) * keys.codes(t, c);
     }
+    if (terms.softcap != 0.0) score = terms.softcap * std::tanh(score / terms.softcap);
+    if (!terms.added.empty()) {
+      score += terms.added[std::size_t(t)];
+      magnitude += std::isfinite(terms.added[std::size_t(t)]) ? std::fabs(terms.added[std::size_t(t)]) : 0.0;
+    }
     result.score_rounding = std::fmax(result.score_rounding, greatest_factor * std::sqrt(squares));
     weights[std::size_t(t)] = score;
     greatest = std::fmax(greatest, score);
-    result.score_magnitude = std::fmax(result.score_magnitude, magnitude);
+    result.score_magnitude = std::fmax(result.score_magnitude, magnitude + terms.softcap);
   }
+  if (greatest == -INFINITY) return result;
   for (int t = first; t < last; ++t) sum += weights[std::size_t(t)] = std::exp(weights[std::size_t(t)] - greatest);
-  result.output.resize(std::size_t(values.numbers.columns));
-  result.magnitude.resize(result.output.size());
-  result.rounding.resize(result.output.size());
-  std::vector<double> factors(result.output.size());
+  sum += std::exp(terms.sink - greatest);
+  result.lse = greatest + std::log(sum);
   for (int t = first; t < last; ++t)
-    for (int c = 0; c < values.numbers.columns; ++c) {
+    for (int c = 0; c < channels; ++c) {
       const double weight = weights[std::size_t(t)] / sum;
       result.output[std::size_t(c)] += weight * values.numbers(t, c);
       result.magnitude[std::size_t(c)] += weight * values.magnitudes(t, c);

@@ -2,14 +2,11 @@
 // are then merged by their log-sum-exp. Used by SequenceCache, which has checked all arguments.
 #pragma once
 
-#include "asymkv/attention/parameters.hpp"
 #include "asymkv/attention/row_block.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-/// Output = softmax(scale * q.K^T) V for every query; scores are kept as base-2 logarithms.
-///
 /// A unit is a block of at most attention_rows query rows of one kv head, with all tokens that they may see, in spans
 /// of page_tokens. All spans of all units in a row, cut into nth equal pieces, are the slices:
 ///
@@ -19,20 +16,15 @@ namespace detail {
 class LayerAttention {
  public:
   LayerAttention(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, Index kv_heads,
-                 const ConstTensor& queries, const Tensor& output, const AttentionParams& params, float scale) noexcept
+                 const AttentionCall& call) noexcept
       : kernels_(kernels),
         keys_(keys),
         values_(values),
-        queries_(queries),
-        output_(output),
-        params_(params),
-        scale_(scale),
-        group_(queries.heads / kv_heads),
-        head_rows_(queries.tokens * group_),
-        blocks_((head_rows_ + attention_rows - 1) / attention_rows),
+        call_(call),
+        blocks_((call.rows() + attention_rows - 1) / attention_rows),
         units_(kv_heads * blocks_),
-        first_span_(visible(0).begin / page_tokens),
-        spans_((keys.length() + page_tokens - 1) / page_tokens - first_span_) {}
+        first_span_(call.visible(0).begin / page_tokens),
+        spans_(std::max<Index>(1, (call.length() + page_tokens - 1) / page_tokens - first_span_)) {}
 
   void run(const AttentionSlice& slice, AttentionScratch& scratch) const noexcept {
     Steps steps = steps_of(slice);
@@ -57,7 +49,7 @@ class LayerAttention {
     for (Index unit = slice.ith; unit < units_; unit += slice.nth) {
       const SliceRange range{owner(unit * spans_, slice.nth), owner((unit + 1) * spans_ - 1, slice.nth), slice.nth};
       if (range.first == range.last) continue;
-      for (Index r = 0; r < rows_of(unit); ++r) merge_row(unit, r, range, scratch);
+      for (Index r = 0; r < row_count_of(unit); ++r) merge_row(unit, r, range, scratch);
     }
   }
 
@@ -88,63 +80,48 @@ class LayerAttention {
 
   Index head_of(Index unit) const noexcept { return unit / blocks_; }
   Index first_row_of(Index unit) const noexcept { return unit % blocks_ * attention_rows; }
-  Index rows_of(Index unit) const noexcept { return std::min(head_rows_ - first_row_of(unit), attention_rows); }
+  Index row_count_of(Index unit) const noexcept { return std::min(call_.rows() - first_row_of(unit), attention_rows); }
   /// Units of neighbouring heads whose rows fit a block together: pages are then read in the order of memory.
-  Index units_at_once() const noexcept { return blocks_ == 1 ? attention_rows / head_rows_ : 1; }
+  Index units_at_once() const noexcept { return blocks_ == 1 ? attention_rows / call_.rows() : 1; }
 
-  /// What a row of a head sees.
-  TokenRange visible(Index row) const noexcept {
-    const Index length = keys_.length(), own = length - queries_.tokens + row / group_;
-    return {params_.window > 0 && own >= params_.window ? own - params_.window + 1 : 0,
-            params_.causal ? own + 1 : length};
-  }
-
-  RowBlock load(Index unit, Index count, AttentionScratch& scratch) const noexcept {
-    constexpr float log2_e = 1.44269504f;
-    RowBlock block(kernels_, keys_, values_, scratch, {head_of(unit), count}, rows_of(unit));
-    block.load_queries(queries_, first_row_of(unit), group_, scale_ * log2_e);
-    return block;
+  RowBlock rows_of(Index unit, Index count, const TokenRange& tokens, AttentionScratch& scratch) const noexcept {
+    return {kernels_, keys_, values_, call_, scratch, {head_of(unit), count}, {first_row_of(unit), row_count_of(unit)},
+            tokens};
   }
 
   void run_whole(Index unit, Index count, AttentionScratch& scratch) const noexcept {
-    RowBlock block = load(unit, count, scratch);
-    block.run([&](Index r) { return visible(first_row_of(unit) + r); });
-    block.store_output(output_, first_row_of(unit), group_);
+    RowBlock block = rows_of(unit, count, {0, call_.length()}, scratch);
+    block.run();
+    block.store_output();
   }
 
   void run_part(Index unit, const TokenRange& tokens, const PartialRows& partial,
                 AttentionScratch& scratch) const noexcept {
-    RowBlock block = load(unit, 1, scratch);
-    block.run([&](Index r) -> TokenRange {
-      const TokenRange range = visible(first_row_of(unit) + r);
-      return {std::max(range.begin, tokens.begin), std::min(range.end, tokens.end)};
-    });
+    RowBlock block = rows_of(unit, 1, tokens, scratch);
+    block.run();
     block.store_partial(partial);
   }
 
   /// The sums of slices first..last add up once their weights have one maximum; they do so in the last one's place.
   void merge_row(Index unit, Index r, const SliceRange& range, Array<AttentionScratch>& scratch) const noexcept {
-    float greatest = -std::numeric_limits<float>::infinity(), total = 0.0f;
+    const float lowest = -std::numeric_limits<float>::infinity();
+    float greatest = lowest, total = 0.0f;
     each_partial(unit, range, scratch, [&](const PartialRows& p) { greatest = std::max(greatest, p.max[r]); });
     float* sums = nullptr;
     each_partial(unit, range, scratch, [&](const PartialRows& p) {
-      const float factor = std::exp2(p.max[r] - greatest);
+      const float factor = p.max[r] == lowest ? 0.0f : std::exp2(p.max[r] - greatest);
       float* row = p.sums.row(r);
       total += factor * p.sum[r];
-      for (Index i = 0; i < output_.dim; ++i) row[i] = factor * row[i] + (sums != nullptr ? sums[i] : 0.0f);
+      for (Index i = 0; i < values_.dim(); ++i) row[i] = factor * row[i] + (sums != nullptr ? sums[i] : 0.0f);
       sums = row;
     });
-    store_row(output_, {first_row_of(unit) + r, group_, head_of(unit)}, sums, total);
+    call_.store(head_of(unit), first_row_of(unit) + r, sums, greatest, total);
   }
 
   const kernels::Table& kernels_;
   const SideStore& keys_;
   const SideStore& values_;
-  const ConstTensor& queries_;
-  const Tensor& output_;
-  const AttentionParams& params_;
-  float scale_;
-  Index group_, head_rows_;
+  const AttentionCall& call_;
   Index blocks_;  ///< of the rows of a head
   Index units_;
   Index first_span_, spans_;

@@ -2,89 +2,59 @@
 // at most 128 tokens, nothing dequantized beyond a tile. Used by attend.hpp.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
+#include "asymkv/attention/call.hpp"
 #include "asymkv/attention/scratch.hpp"
 #include "asymkv/cache/side_store.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-/// Tokens [begin, end).
-struct TokenRange {
-  Index begin, end;
-};
-
-/// Row `row` of a kv head, whose `group` query heads take turns: query token row / group, query head kv_head * group +
-/// row % group.
-struct QueryRow {
-  Index row, group, kv_head;
-  Index token() const noexcept { return row / group; }
-  Index head() const noexcept { return kv_head * group + row % group; }
-};
-
-/// Output of a row: sums of weighted values over the sum of weights.
-inline void store_row(const Tensor& output, const QueryRow& row, const float* sums, float weights) noexcept {
-  void* to = output.row(row.token(), row.head());
-  const float inverse = 1.0f / weights;
-  for (Index i = 0; i < output.dim; ++i) store_scalar(to, output.type, i * output.dim_stride, sums[i] * inverse);
-}
-
 /// kv heads [first, first + count).
 struct HeadRange {
   Index first, count;
 };
 
-/// Attention of `rows` query rows of each of some kv heads, attention_rows in all at most. Pages are read in the order
-/// of memory: all heads of one, then the next.
+/// Query rows [first, first + count) of a kv head.
+struct RowRange {
+  Index first, count;
+};
+
+/// Attention of some query rows of each of some kv heads, attention_rows in all at most, over some of the tokens. Pages
+/// are read in the order of memory: all heads of one, then the next.
 class RowBlock {
  public:
-  RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, AttentionScratch& scratch,
-           HeadRange heads, Index rows) noexcept
-      : kernels_(kernels), keys_(keys), values_(values), scratch_(scratch), heads_(heads), rows_(rows) {}
+  RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, const AttentionCall& call,
+           AttentionScratch& scratch, HeadRange heads, RowRange rows, TokenRange tokens) noexcept
+      : kernels_(kernels),
+        keys_(keys),
+        values_(values),
+        call_(call),
+        scratch_(scratch),
+        heads_(heads),
+        first_(rows.first),
+        rows_(rows.count),
+        tokens_(tokens) {}
 
-  void load_queries(const ConstTensor& queries, Index first_row, Index group, float factor) noexcept {
-    each_head([&] {
-      clear(this->queries());
-      ordered_by_[head_ - heads_.first] = nullptr;
-      clear(sums());
-      if (values_.rotated()) clear(rotated_sums());
-      for (Index r = 0; r < rows_; ++r) {
-        const QueryRow row{first_row + r, group, head_};
-        const void* from = queries.row(row.token(), row.head());
-        float* to = this->queries().row(r);
-        for (Index i = 0; i < queries.dim; ++i)
-          to[i] = load_scalar(from, queries.type, i * queries.dim_stride) * factor;
-        running_max()[r] = -std::numeric_limits<float>::infinity();
-        running_sum()[r] = 0.0f;
-      }
-    });
-  }
-
-  /// Row r sees the TokenRange visible(r); both of its ends grow with r. Spans that no row sees are skipped.
-  template <class Visible>
-  void run(Visible visible) noexcept {
+  /// Spans that no row sees are skipped.
+  void run() noexcept {
+    load_queries();
     const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
     for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
          ++page) {
       packed_scores(page);
-      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, [&](Index r) {
-        const TokenRange range = visible(r);
-        return TokenRange{std::max(range.begin, keys_.sinks().count()), range.end};
-      });
+      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, keys_.sinks().count());
     }
-    dense_spans(keys_.dense(), keys_.sealed(), begin, end, visible);
-    dense_spans(keys_.sinks(), 0, begin, end, visible);
+    dense_spans(keys_.dense(), keys_.sealed(), begin, end);
+    dense_spans(keys_.sinks(), 0, begin, end);
   }
 
-  void store_output(const Tensor& output, Index first_row, Index group) noexcept {
+  void store_output() noexcept {
     each_head([&] {
       for (Index r = 0; r < rows_; ++r) {
         add_rotated(r);
-        store_row(output, {first_row + r, group, head_}, sums().row(r), running_sum()[r]);
+        call_.store(head_, first_ + r, sums().row(r), running_max()[r], running_sum()[r]);
       }
     });
   }
@@ -107,6 +77,25 @@ class RowBlock {
     for (head_ = heads_.first; head_ < heads_.first + heads_.count; ++head_) function();
   }
 
+  void load_queries() noexcept {
+    each_head([&] {
+      clear(queries());
+      ordered_by_[head_ - heads_.first] = nullptr;
+      clear(sums());
+      if (values_.rotated()) clear(rotated_sums());
+      for (Index r = 0; r < rows_; ++r) {
+        call_.load_query(head_, first_ + r, queries().row(r));
+        running_max()[r] = -std::numeric_limits<float>::infinity();
+        running_sum()[r] = 0.0f;
+      }
+    });
+  }
+
+  TokenRange visible(Index r) const noexcept {
+    const TokenRange range = call_.visible(first_ + r);
+    return {std::max(range.begin, tokens_.begin), std::min(range.end, tokens_.end)};
+  }
+
   /// What a head's rows have in scratch, those of all heads one after another.
   Index first_row() const noexcept { return (head_ - heads_.first) * rows_; }
   ScratchRows queries() noexcept { return scratch_.queries(first_row()); }
@@ -124,8 +113,7 @@ class RowBlock {
   }
 
   /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in [begin, end).
-  template <class Visible>
-  void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end, Visible visible) noexcept {
+  void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end) noexcept {
     const Index skipped = begin > buffer_first ? (begin - buffer_first) / page_tokens * page_tokens : 0;
     const Index stop = std::min(end, buffer_first + buffer.count());
     for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
@@ -135,7 +123,7 @@ class RowBlock {
         kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
                               weights(), scratch_.kernel());
       });
-      finish_span(first, count, visible);
+      finish_span(first, count, 0);
     }
   }
 
@@ -189,14 +177,16 @@ class RowBlock {
     }
   }
 
-  /// Scores of tokens [first, first + count) become weights, and their values are added.
-  template <class Visible>
-  void finish_span(Index first, Index count, Visible visible) noexcept {
+  /// Products with tokens [first, first + count) become weights, 0 of those before token `begin`, and their values are
+  /// added.
+  void finish_span(Index first, Index count, Index begin) noexcept {
     each_head([&] {
       for (Index r = 0; r < rows_; ++r) {
         const TokenRange range = visible(r);
-        const Index seen = clamp(range.end - first, count), hidden = clamp(range.begin - first, seen);
+        const Index seen = clamp(range.end - first, count);
+        const Index hidden = clamp(std::max(range.begin, begin) - first, seen);
         float* row = weights().row(r);
+        if (call_.has_terms()) call_.add_terms(kernels_, head_, first_ + r, first, seen, row);
         for (Index i = 0; i < hidden; ++i) row[i] = -std::numeric_limits<float>::infinity();
         const float factor = kernels_.softmax(row, seen, running_max()[r], running_sum()[r]);
         for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
@@ -263,9 +253,11 @@ class RowBlock {
   const kernels::Table& kernels_;
   const SideStore& keys_;
   const SideStore& values_;
+  const AttentionCall& call_;
   AttentionScratch& scratch_;
   HeadRange heads_;
-  Index rows_;
+  Index first_, rows_;
+  TokenRange tokens_;
   Index head_ = 0;
   const unsigned char* ordered_by_[attention_rows] = {};  ///< widths by which a head's queries are ordered
 };

@@ -54,10 +54,12 @@ class KVCache {
   /// the layer's format holds), out_of_memory.
   virtual Status append(Index layer, const ConstTensor& keys, const ConstTensor& values) noexcept = 0;
 
-  /// Attention of the layer's last `queries.tokens` tokens over all its tokens. queries [n, heads, key_dim], output
-  /// [n, heads, value_dim], heads a multiple of kv_heads (query head h reads kv head h / (heads/kv_heads)); n is at
-  /// least 1 and at most length(layer). Output and queries must not overlap. Allocates nothing. Errors:
-  /// invalid_argument, out_of_range, non_finite, overflow; then output is untouched.
+  /// Attention of the layer's last `queries.tokens` tokens, or of those at params.position, over all its tokens.
+  /// queries [n, heads, key_dim], output [n, heads, value_dim], heads a multiple of kv_heads (query head h reads kv
+  /// head h / (heads/kv_heads)); n is at least 1 and, without params.position, at most length(layer), which is at
+  /// least 1. What is written must not overlap what is read. Allocates nothing. Errors: invalid_argument, out_of_range,
+  /// non_finite, overflow; then nothing is written. Caches other than those of this library may offer less:
+  /// unsupported.
   virtual Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                         const AttentionParams& params = {}) noexcept = 0;
 

@@ -3,8 +3,7 @@
 #pragma once
 
 #include "asymkv/attention/attend.hpp"
-#include "asymkv/cache/kv_cache.hpp"
-#include "asymkv/quantize/quantizers.hpp"
+#include "asymkv/attention/check.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -249,17 +248,18 @@ class SequenceCache : public KVCache {
   Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                         const AttentionSlice& slice, Function function) noexcept {
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
-    if (params.window < 0)
-      return Status::error(ErrorCode::invalid_argument, "params: window is %lld; use 0 (no limit) or more",
-                           number(params.window));
     if (slice.nth < 1 || slice.nth > threads() || slice.ith < 0 || slice.ith >= slice.nth)
       return Status::error(ErrorCode::invalid_argument,
                            "slice: is %lld of %lld; use 0..nth-1 of at most CacheOptions::threads, %lld",
                            number(slice.ith), number(slice.nth), number(threads()));
-    const float scale = params.scale == 0.0f ? 1.0f / std::sqrt(float(shape_.key_dim)) : params.scale;
     const Layer& from = layers_[layer];
-    if (Status status = check_queries(from, queries, output, scale); !status.ok()) return status;
-    function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, queries, output, params, scale));
+    const Index length = from.keys.length();
+    if (Status status = check_attention_shapes(shape_, length, queries, output, params); !status.ok()) return status;
+    Status status = check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, length, queries,
+                                            output, params);
+    if (!status.ok()) return status;
+    const AttentionCall call(shape_.kv_heads, length, queries, output, params);
+    function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, call));
     return {};
   }
 
@@ -274,44 +274,6 @@ class SequenceCache : public KVCache {
       return Status::error(ErrorCode::out_of_range, "%s: a layer holds at most 2^32 tokens", name);
     magnitude = greatest_magnitude(*kernels_, x);
     return check_magnitude(magnitude, side.limit(), name);
-  }
-
-  Status check_queries(const Layer& layer, const ConstTensor& q, const Tensor& out, float scale) const noexcept {
-    const Index length = layer.keys.length();
-    if (q.tokens < 1 || q.heads < 1 || q.heads % shape_.kv_heads != 0 || q.dim != shape_.key_dim)
-      return Status::error(
-          ErrorCode::invalid_argument, "queries: shape is [%lld, %lld, %lld], must be [n, multiple of %lld, %lld]",
-          number(q.tokens), number(q.heads), number(q.dim), number(shape_.kv_heads), number(shape_.key_dim));
-    if (q.tokens > length)
-      return Status::error(ErrorCode::out_of_range, "queries: %lld tokens, but the layer has %lld; append comes first",
-                           number(q.tokens), number(length));
-    if (out.tokens != q.tokens || out.heads != q.heads || out.dim != shape_.value_dim)
-      return Status::error(ErrorCode::invalid_argument,
-                           "output: shape is [%lld, %lld, %lld], must be [%lld, %lld, %lld]", number(out.tokens),
-                           number(out.heads), number(out.dim), number(q.tokens), number(q.heads),
-                           number(shape_.value_dim));
-    if (q.data == nullptr || out.data == nullptr)
-      return Status::error(ErrorCode::invalid_argument, "%s: data is null", q.data == nullptr ? "queries" : "output");
-    if (!(std::fabs(scale) <= 0x1p126f))  // times log2(e) it is still finite
-      return Status::error(ErrorCode::invalid_argument, "params: scale is %g; its magnitude may be 2^126 at most",
-                           double(scale));
-    const float magnitude = greatest_magnitude(*kernels_, q);
-    if (Status status = check_magnitude(magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
-      return status;
-    return check_overflow(layer, out.type, double(magnitude) * std::fabs(double(scale)));
-  }
-
-  /// Scores and weighted sums stay finite in float, with a factor of 8 to spare for folded scales.
-  Status check_overflow(const Layer& layer, ScalarType out, double query) const noexcept {
-    constexpr double most = double(std::numeric_limits<float>::max()) / 8.0;
-    const double value = double(layer.values.greatest());
-    if (query * 1.45 > most || query * 1.45 * double(layer.keys.greatest()) * double(shape_.key_dim) > most)
-      return Status::error(ErrorCode::overflow, "queries: scale * |query| up to %g with |key| up to %g overflows float",
-                           query, double(layer.keys.greatest()));
-    if (value * double(layer.keys.length()) > most || (out == ScalarType::f16 && value > 65504.0))
-      return Status::error(ErrorCode::overflow, "output: sums of values up to %g overflow %s", value,
-                           out == ScalarType::f16 ? "f16" : "float");
-    return {};
   }
 
   Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which) const noexcept {

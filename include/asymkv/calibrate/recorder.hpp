@@ -28,8 +28,8 @@ class Recorder {
 
   /// Adds the next tokens of a layer: queries [tokens, heads, key_dim] and keys [tokens, kv_heads, key_dim] after RoPE,
   /// values [tokens, kv_heads, value_dim], any type and strides; any number of tokens, 0 included. `params` are those
-  /// of the layer's attention (causal), the last ones count. Errors: out_of_range (layer), invalid_argument; then
-  /// nothing is recorded. Numbers are not checked here.
+  /// of the layer's attention (causal; scale, window and softcap alone), the last ones count. Errors: out_of_range
+  /// (layer), invalid_argument; then nothing is recorded. Numbers are not checked here.
   Status record(Index layer, const ConstTensor& queries, const ConstTensor& keys, const ConstTensor& values,
                 const AttentionParams& params = {}) {
     if (Status status = detail::check_layer(layer, Index(layers_.size())); !status.ok()) return status;
@@ -37,8 +37,11 @@ class Recorder {
     if (Status status = check(queries, "queries", tokens, heads_, shape_.key_dim); !status.ok()) return status;
     if (Status status = check(keys, "keys", tokens, shape_.kv_heads, shape_.key_dim); !status.ok()) return status;
     if (Status status = check(values, "values", tokens, shape_.kv_heads, shape_.value_dim); !status.ok()) return status;
-    if (!params.causal || params.window < 0)
-      return Status::error(ErrorCode::invalid_argument, "params: calibration is for causal attention, window >= 0");
+    AttentionParams others = params;
+    others.softcap = 0.0f;
+    if (!params.causal || params.window < 0 || others.extended())
+      return Status::error(ErrorCode::invalid_argument,
+                           "params: calibration is for causal attention with scale, window >= 0 and softcap alone");
     Layer& to = layers_[std::size_t(layer)];
     copy(queries, to.queries);
     copy(keys, to.keys);

@@ -146,6 +146,15 @@ constexpr Index dense_scratch(Index depth) noexcept { return 32 * round_up(depth
 /// those of panel i - 1. `scratch` has product_scratch floats.
 using PackedProduct = void (*)(const PanelView&, const Rows&, const ResultRows&, float* scratch);
 
+/// What is done to the products of one query with tokens before the softmax (AttentionParams), in base 2 but the mask:
+/// 0 or null where nothing is.
+struct ScoreTerms {
+  float softcap = 0.0f;
+  float slope = 0.0f;     ///< subtracted for each token between the query's own and the scored one
+  float distance = 0.0f;  ///< own token number less that of the first score
+  const float* mask = nullptr;
+};
+
 struct Table {
   Isa isa;
   PackedProduct few_rows_product;
@@ -155,6 +164,8 @@ struct Table {
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
   /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
   void (*dense_sums)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
+  /// Products become scores; room up to count rounded up to 16, of the mask too.
+  void (*add_terms)(float* scores, Index count, const ScoreTerms& terms);
   /// Scores (base-2 logarithms; room up to count rounded up to 16) become weights exp2(score - max); max and sum run
   /// on. Returns the factor that earlier sums are to be multiplied with.
   float (*softmax)(float* scores, Index count, float& max, float& sum);
@@ -185,7 +196,7 @@ struct Table {
   /// Stores all codes of a page of mixed widths: codes[batch of 16 channels][page_tokens][16].
   void (*pack_mixed)(const PanelLayout& layout, const ChannelOrder& order, const unsigned char* codes,
                      unsigned char* panel);
-  /// `count` finite elements, rounded to nearest even.
+  /// `count` finite elements, rounded to nearest even; infinities too where they become f32.
   void (*convert)(const void* from, ScalarType from_type, void* to, ScalarType to_type, Index count);
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);

@@ -7,6 +7,7 @@
 #include "asymkv/kernels/text/product.inl"
 #include "asymkv/kernels/text/dense.inl"
 #include "asymkv/kernels/text/softmax.inl"
+#include "asymkv/kernels/text/score_terms.inl"
 #include "asymkv/kernels/text/gather.inl"
 #include "asymkv/kernels/text/quantize.inl"
 #include "asymkv/kernels/text/pack.inl"

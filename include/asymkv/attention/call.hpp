@@ -1,0 +1,126 @@
+// call.hpp: what one attend asks for, row by row: a row's query, the tokens that it sees, what is added to its scores,
+// and where its output goes. Used by row_block.hpp and attend.hpp; check.hpp has checked it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "asymkv/attention/parameters.hpp"
+#include "asymkv/kernels/table.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+namespace detail {
+
+/// Tokens [begin, end).
+struct TokenRange {
+  Index begin, end;
+};
+
+/// The score's factor that params ask for.
+inline float attention_scale(const AttentionParams& params, Index key_dim) noexcept {
+  return params.scale == 0.0f ? 1.0f / std::sqrt(float(key_dim)) : params.scale;
+}
+
+/// Elements [range.begin, range.end) of a row of a tensor as float.
+inline void load_elements(const kernels::Table& kernels, const ConstTensor& from, Index token, Index head,
+                          const TokenRange& range, float* to) noexcept {
+  const void* row = from.row(token, head);
+  if (from.dim_stride == 1)
+    return kernels.convert(static_cast<const char*>(row) + range.begin * scalar_bytes(from.type), from.type, to,
+                           ScalarType::f32, range.end - range.begin);
+  for (Index i = range.begin; i < range.end; ++i)
+    to[i - range.begin] = load_scalar(row, from.type, i * from.dim_stride);
+}
+
+/// The rows of a kv head are its query tokens times its query heads, which take turns: row r is of query token
+/// r / group and query head kv_head * group + r % group. Scores are kept as base-2 logarithms.
+class AttentionCall {
+ public:
+  /// Keeps references to all but numbers. `length` is the layer's.
+  AttentionCall(Index kv_heads, Index length, const ConstTensor& queries, const Tensor& output,
+                const AttentionParams& params) noexcept
+      : queries_(queries),
+        output_(output),
+        params_(params),
+        length_(length),
+        group_(queries.heads / kv_heads),
+        position_(params.position.value_or(length - queries.tokens)),
+        factor_(attention_scale(params, queries.dim) * log2_e),
+        has_terms_(params.softcap != 0.0f || params.mask.data != nullptr || params.alibi_slopes.data != nullptr) {}
+
+  Index length() const noexcept { return length_; }
+  /// Of one kv head.
+  Index rows() const noexcept { return queries_.tokens * group_; }
+
+  /// Both ends grow with the row.
+  TokenRange visible(Index row) const noexcept {
+    const Index own = own_token(row);
+    const Index end = params_.causal ? clamp(own + 1) : length_;
+    const Index begin = params_.window > 0 ? clamp(own + 1 - params_.window) : 0;
+    return {std::min(begin, end), end};
+  }
+
+  /// The row's query, scaled.
+  void load_query(Index kv_head, Index row, float* to) const noexcept {
+    const void* from = queries_.row(row / group_, head(kv_head, row));
+    for (Index i = 0; i < queries_.dim; ++i)
+      to[i] = load_scalar(from, queries_.type, i * queries_.dim_stride) * factor_;
+  }
+
+  /// Whether scores are more than scaled products.
+  bool has_terms() const noexcept { return has_terms_; }
+  /// Makes products with tokens [first, first + count), at most page_tokens, scores. Room as for softmax.
+  void add_terms(const kernels::Table& kernels, Index kv_head, Index row, Index first, Index count,
+                 float* scores) const noexcept {
+    kernels::ScoreTerms terms;
+    terms.softcap = params_.softcap * log2_e;
+    if (params_.alibi_slopes.data != nullptr) terms.slope = params_.alibi_slopes.data[head(kv_head, row)] * log2_e;
+    terms.distance = float(own_token(row) - first);
+    float mask[page_tokens];
+    if (params_.mask.data != nullptr) {
+      load_elements(kernels, params_.mask, row / group_, params_.mask.heads == 1 ? 0 : head(kv_head, row),
+                    {first, first + count}, mask);
+      std::fill(mask + count, mask + round_up(count, 16), 0.0f);
+      terms.mask = mask;
+    }
+    kernels.add_terms(scores, count, terms);
+  }
+
+  /// Output of a row: sums of values weighted by exp2(score - max), the sum of these weights being `weights`. max is
+  /// -infinity, and weights 0, where nothing was seen.
+  void store(Index kv_head, Index row, const float* sums, float max, float weights) const noexcept {
+    const Index token = row / group_;
+    float factor = 1.0f;
+    if (params_.sink_logits.data != nullptr) {
+      const float logit = params_.sink_logits.data[head(kv_head, row)] * log2_e;
+      const float greatest = std::max(max, logit);
+      factor = std::exp2(max - greatest);
+      weights = weights * factor + std::exp2(logit - greatest);
+      max = greatest;
+    }
+    const float share = weights > 0.0f ? factor / weights : 0.0f;
+    void* to = output_.row(token, head(kv_head, row));
+    for (Index i = 0; i < output_.dim; ++i) store_scalar(to, output_.type, i * output_.dim_stride, sums[i] * share);
+    if (params_.lse.data == nullptr) return;
+    const float lse = weights > 0.0f ? (max + std::log2(weights)) / log2_e : -std::numeric_limits<float>::infinity();
+    store_scalar(params_.lse.row(token, head(kv_head, row)), ScalarType::f32, 0, lse);
+  }
+
+ private:
+  static constexpr float log2_e = 1.44269504f;
+
+  Index head(Index kv_head, Index row) const noexcept { return kv_head * group_ + row % group_; }
+  Index own_token(Index row) const noexcept { return position_ + row / group_; }
+  Index clamp(Index token) const noexcept { return token < 0 ? 0 : token > length_ ? length_ : token; }
+
+  const ConstTensor& queries_;
+  const Tensor& output_;
+  const AttentionParams& params_;
+  Index length_, group_, position_;
+  float factor_;
+  bool has_terms_;
+};
+
+}  // namespace detail
+ASYMKV_NAMESPACE_END
