@@ -143,8 +143,13 @@ TEST(Failure, BadInputIsNamedAndChangesNothing) {
       const ErrorCode code = std::isfinite(bad) ? ErrorCode::overflow : ErrorCode::non_finite;
       RowMatrix with = tokens.keys;
       with(199, kHeads * kDim - 1) = bad;
-      expect_error(cache.append(0, tensor(with, kHeads), v), code, "keys");
-      expect_error(cache.append(0, k, tensor(with, kHeads)), code, "values");
+      const char* place = "first at token 199, head 1, element 47 of this call";
+      for (const char* argument : {"keys", "values"}) {
+        const bool keys = argument[0] == 'k';
+        const Status status = cache.append(0, keys ? tensor(with, kHeads) : k, keys ? v : tensor(with, kHeads));
+        expect_error(status, code, argument);
+        EXPECT_NE(std::strstr(status.message(), place), nullptr) << status.message();
+      }
     }
     EXPECT_EQ(everything_seen(cache), before);
     RowMatrix out(3, kDim);

@@ -156,6 +156,54 @@ TEST(Input, TypesAndStridesLeaveNoTrace) {
   }
 }
 
+/// Appends and attends with two numbers that are refused, the first of them at (token 3, head 1, element 17), in every
+/// layout; what lies between the elements is NaN and must not be found instead.
+template <class T>
+void expect_bad_numbers_are_placed(float bad, float also_bad, const std::string& words) {
+  const std::string place = words + ", first at token 3, head 1, element 17 of this call, counted from 0";
+  const CacheShape shape{1, 2, 40, 40};
+  const RowMatrix good = random_matrix(5, 80, 3);
+  RowMatrix x = good;
+  x(3, 40 + 17) = bad;
+  x(4, 2) = also_bad;  // an earlier head and element of a later token
+  for (Layout layout : kLayouts) {
+    AsymKVCache cache = make_cache("k2v1", {}, shape);
+    const LaidOut<T> fine(good, 2, layout), with(x, 2, layout);
+    EXPECT_EQ(cache.append(0, with.tokens(0, 5), fine.tokens(0, 5)).message(), "keys: " + place) << int(layout);
+    EXPECT_EQ(cache.append(0, fine.tokens(0, 5), with.tokens(0, 5)).message(), "values: " + place) << int(layout);
+    ASSERT_TRUE(cache.append(0, fine.tokens(0, 5), fine.tokens(0, 5)).ok());
+    if (std::isfinite(bad)) continue;
+    RowMatrix output(5, 80);
+    const Status status = cache.attend(0, with.tokens(0, 5), tensor(output, 2));
+    EXPECT_EQ(status.message(), "queries: " + place) << int(layout);
+  }
+}
+
+TEST(Input, BadNumbersAreFoundWhereTheyLie) {
+  const std::string non_finite = "contains NaN or infinity";
+  for (float bad : {NAN, INFINITY, -INFINITY}) {
+    expect_bad_numbers_are_placed<float>(bad, NAN, non_finite);
+    expect_bad_numbers_are_placed<Eigen::half>(bad, NAN, non_finite);
+    expect_bad_numbers_are_placed<Eigen::bfloat16>(bad, NAN, non_finite);
+  }
+  const std::string overflow = "magnitude 32768 is above 32752, the most this format takes";
+  for (float bad : {32768.0f, -32768.0f}) {
+    expect_bad_numbers_are_placed<float>(bad, 40960.0f, overflow);
+    expect_bad_numbers_are_placed<Eigen::half>(bad, 40960.0f, overflow);
+    expect_bad_numbers_are_placed<Eigen::bfloat16>(bad, 40960.0f, overflow);
+  }
+}
+
+/// Where there is a NaN, it is named, though a number that is too large comes before it.
+TEST(Input, NaNIsNamedBeforeOverflow) {
+  RowMatrix x = random_matrix(5, 80, 3);
+  x(0, 0) = 1e9f;
+  x(2, 1) = NAN;
+  AsymKVCache cache = make_cache("k2v1", {}, {1, 2, 40, 40});
+  EXPECT_STREQ(cache.append(0, tensor(x, 2), tensor(x, 2)).message(),
+               "keys: contains NaN or infinity, first at token 2, head 0, element 1 of this call, counted from 0");
+}
+
 template <class T>
 void windows_equal_the_oracle() {
   for (Isa isa : machine_isas()) {

@@ -126,7 +126,7 @@ inline Status check_attention_numbers(const kernels::Table& kernels, const Great
                                       const AttentionParams& params) noexcept {
   constexpr double most = double(std::numeric_limits<float>::max()) / 8.0;
   const float magnitude = greatest_magnitude(kernels, queries);
-  if (Status status = check_magnitude(magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
+  if (Status status = check_magnitude(queries, magnitude, std::numeric_limits<float>::max(), "queries"); !status.ok())
     return status;
   const double query = double(magnitude) * std::fabs(double(attention_scale(params, queries.dim)));
   const double key = double(greatest.keys), value = double(greatest.values);

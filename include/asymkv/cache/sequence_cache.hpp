@@ -273,7 +273,7 @@ class SequenceCache : public KVCache {
     if (x.tokens > (Index(1) << 32) - side.length())
       return Status::error(ErrorCode::out_of_range, "%s: a layer holds at most 2^32 tokens", name);
     magnitude = greatest_magnitude(*kernels_, x);
-    return check_magnitude(magnitude, side.limit(), name);
+    return check_magnitude(x, magnitude, side.limit(), name);
   }
 
   Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which) const noexcept {

@@ -29,13 +29,36 @@ inline float greatest_magnitude(const kernels::Table& kernels, const ConstTensor
                                    : bfloat16_to_float(std::uint16_t(greatest));
 }
 
-/// Whether a format can hold numbers of this magnitude; `argument` is named in the error.
-inline Status check_magnitude(float greatest, float limit, const char* argument) noexcept {
-  if (!(greatest <= std::numeric_limits<float>::max()))
-    return Status::error(ErrorCode::non_finite, "%s: contains NaN or infinity", argument);
-  if (greatest > limit)
-    return Status::error(ErrorCode::overflow, "%s: magnitude %g is above %g, the most this format takes", argument,
-                         double(greatest), double(limit));
+/// The first element of a view, heads within tokens, whose magnitude is not within a limit, for errors: there must be
+/// one, and it is searched number by number.
+struct FirstBeyond {
+  float magnitude = 0.0f;
+  char place[128] = "";
+  FirstBeyond(const ConstTensor& x, float limit) noexcept {
+    for (Index token = 0; token < x.tokens; ++token)
+      for (Index head = 0; head < x.heads; ++head)
+        for (Index i = 0; i < x.dim; ++i) {
+          magnitude = std::fabs(load_scalar(x.row(token, head), x.type, i * x.dim_stride));
+          if (magnitude <= limit) continue;
+          std::snprintf(place, sizeof place,
+                        "first at token %lld, head %lld, element %lld of this call, counted from 0",
+                        static_cast<long long>(token), static_cast<long long>(head), static_cast<long long>(i));
+          return;
+        }
+  }
+};
+
+/// Whether a format can hold x, whose greatest_magnitude() is `greatest`; `argument` is named in the error.
+inline Status check_magnitude(const ConstTensor& x, float greatest, float limit, const char* argument) noexcept {
+  constexpr float most = std::numeric_limits<float>::max();
+  if (!(greatest <= most))
+    return Status::error(ErrorCode::non_finite, "%s: contains NaN or infinity, %s", argument,
+                         FirstBeyond(x, most).place);
+  if (greatest > limit) {
+    const FirstBeyond first(x, limit);
+    return Status::error(ErrorCode::overflow, "%s: magnitude %g is above %g, the most this format takes, %s", argument,
+                         double(first.magnitude), double(limit), first.place);
+  }
   return {};
 }
 
@@ -88,8 +111,8 @@ class Quantizer {
     Result<QuantizedMatrix> result = QuantizedMatrix::create(kSide, format_, matrix.tokens, matrix.dim);
     if (!result.ok()) return result;
     const float greatest = detail::greatest_magnitude(**table, matrix);
-    if (Status status = detail::check_magnitude(greatest, magnitude_limit(format_, matrix.dim), "matrix"); !status.ok())
-      return status;
+    const float limit = magnitude_limit(format_, matrix.dim);
+    if (Status status = detail::check_magnitude(matrix, greatest, limit, "matrix"); !status.ok()) return status;
     const PanelLayout& layout = result->layout();
     Buffer scratch;
     if (!scratch.allocate(Index(sizeof(float)) * writer_scratch(layout), Allocator()))
