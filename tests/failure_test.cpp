@@ -164,6 +164,8 @@ TEST(Failure, BadInputIsNamedAndChangesNothing) {
     expect_error(cache.keys(0, 0, 0, nowhere), ErrorCode::invalid_argument, "out");
     expect_error(cache.values(0, 0, -1, tensor(out)), ErrorCode::out_of_range, "first");
     expect_error(cache.values(0, 0, 0, tensor(out, 2)), ErrorCode::invalid_argument, "out");
+    EXPECT_STREQ(cache.trim(201).message(),
+                 "tokens: cannot trim to 201, the length is 200; use 0..200, the length of the shortest layer");
     expect_error(cache.trim(201), ErrorCode::out_of_range, "tokens");
     expect_error(cache.trim(-1), ErrorCode::out_of_range, "tokens");
   }

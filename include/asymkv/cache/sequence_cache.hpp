@@ -140,8 +140,10 @@ class SequenceCache : public KVCache {
 
   Status trim(Index tokens) noexcept final {
     if (tokens < 0 || tokens > length())
-      return Status::error(ErrorCode::out_of_range, "tokens: cannot trim to %lld, the length is %lld", number(tokens),
-                           number(length()));
+      return Status::error(
+          ErrorCode::out_of_range,
+          "tokens: cannot trim to %lld, the length is %lld; use 0..%lld, the length of the shortest layer",
+          number(tokens), number(length()), number(length()));
     for (Layer& layer : layers_) {
       layer.keys.trim(tokens);
       layer.values.trim(tokens);
