@@ -130,22 +130,34 @@ TEST(Policy, ErrorsNameThePart) {
        "halves)"},
       {"@200", "policy name: '@200' has nothing in front of '@'"},
       {"AsymKV-1/2-16/0", "policy name: 'AsymKV-1/2-16/0' has fewer bits in its first layers than in the rest"},
-      {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model"},
+      {"AsymKV-33/0", "policy name: 'AsymKV-33/0' has more layers than the model: 33; the model has 32"},
+      {"AsymKV-4/1-2/40", "policy name: 'AsymKV-4/1-2/40' has more layers than the model: 40; the model has 32"},
       {"0-3:k7v4+4-31:k4v2", "policy name: 'k7v4' format: bits is 7; use 1..6, 8, 16 (f16) or 32 (f32)"},
       {"3-0:k8v4", "policy name: '3-0:k8v4' runs backwards"},
       {"0-3:k8v4+5-31:k4v2", "policy name: '5-31:k4v2' leaves layers out before it; ranges stand in order"},
       {"4-31:k8v4+0-3:k4v2", "policy name: '4-31:k8v4' leaves layers out before it; ranges stand in order"},
       {"0-3:k8v4+3-31:k4v2", "policy name: '3-31:k4v2' overlaps the range before it; ranges stand in order"},
       {"0-32:k2v2", "policy name: '0-32:k2v2' ends beyond the model's last layer"},
-      {"0-3:k8v4", "policy name: '0-3:k8v4' does not cover every layer"},
+      {"0-3:k8v4", "policy name: '0-3:k8v4' does not cover every layer, only 4 of 32"},
+      {"0-31k2v2", "policy name: '0-31k2v2' lacks ':' after its layers"},
+      {"0-:k2v2", "policy name: '0-:k2v2' lacks the last layer of its range"},
+      {"0-3:k2v2+k2v2", "policy name: 'k2v2' lacks a range of layers"},
+      {"0-3:k2v2+4", "policy name: '4' lacks ':' after its layers"},
   };
   for (const auto& row : rows) {
     const Status status = AsymKVPolicy::parse(row.name, 32).status();
     EXPECT_EQ(status.code(), ErrorCode::invalid_argument) << row.name;
     EXPECT_STREQ(status.message(), row.message);
   }
-  for (int i = 0; i < preset_count; ++i)
-    EXPECT_NE(std::strstr(AsymKVPolicy::parse("fine-2.5", 32).status().message(), presets()[i].name), nullptr);
+  for (const char* name : {"fine-2.5", "2bit", "4-bit", "2", "1.7"})  // a number may stand in front
+    for (int i = 0; i < preset_count; ++i) {
+      const Status status = AsymKVPolicy::parse(name, 32).status();
+      EXPECT_NE(std::strstr(status.message(), "is no policy name"), nullptr) << status.message();
+      EXPECT_NE(std::strstr(status.message(), presets()[i].name), nullptr) << status.message();
+    }
+  // the list of names has room behind the longest part that is quoted
+  const Status status = AsymKVPolicy::parse(std::string(300, 'x'), 32).status();
+  EXPECT_NE(std::strstr(status.message(), "half or float"), nullptr) << status.message();
   std::vector<LayerFormat> layers(3);
   layers[2].values.bits = 7;
   EXPECT_STREQ(AsymKVPolicy::table(layers).status().message(),

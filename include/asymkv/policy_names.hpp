@@ -10,7 +10,12 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-inline Status name_error(std::string_view part, const char* why) noexcept {
+[[gnu::format(printf, 2, 3)]] inline Status name_error(std::string_view part, const char* format, ...) noexcept {
+  char why[236];
+  std::va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(why, sizeof why, format, arguments);
+  va_end(arguments);
   return Status::error(ErrorCode::invalid_argument, "policy name: '%.*s' %s", int(part.size() < 60 ? part.size() : 60),
                        part.data(), why);
 }
@@ -83,8 +88,8 @@ inline Result<LayerFormat> parse_layer(std::string_view text) noexcept {
   if (!take_side(rest, "k", layer.keys) || !take_side(rest, "v", layer.values) || !rest.empty())
     return name_error(
         text, "is not of the form kXvY (X and Y: bits, then gN, f, c, s, r; or X: m and 0.5 to 6 bits by halves)");
-  if (Status status = check(layer.keys, Side::keys); !status.ok()) return name_error(text, status.message());
-  if (Status status = check(layer.values, Side::values); !status.ok()) return name_error(text, status.message());
+  if (Status status = check(layer.keys, Side::keys); !status.ok()) return name_error(text, "%s", status.message());
+  if (Status status = check(layer.values, Side::values); !status.ok()) return name_error(text, "%s", status.message());
   return layer;
 }
 
@@ -169,8 +174,17 @@ inline Result<AsymKVPolicy> parse_prefix_rule(std::string_view name, std::string
   if (!is_packed_bits(int(high)) || !is_packed_bits(int(low)))
     return name_error(name, "has bits other than 1..6 and 8");
   if (high < low) return name_error(name, "has fewer bits in its first layers than in the rest");
-  if (l_k > num_layers || l_v > num_layers) return name_error(name, "has more layers than the model");
+  if (l_k > num_layers || l_v > num_layers)
+    return name_error(name, "has more layers than the model: %lld; the model has %lld",
+                      static_cast<long long>(std::max(l_k, l_v)), static_cast<long long>(num_layers));
   return AsymKVPolicy::prefix(num_layers, l_k, l_v, int(high), int(low));
+}
+
+/// Whether text is meant as layers `a:` or `a-b`, unlike words with a number in front: `2bit`, `4-bit`.
+inline bool begins_with_layers(std::string_view text) noexcept {
+  Index layer = 0;
+  if (!take_number(text, layer)) return false;
+  return text.find(':') != text.npos || (take(text, "-") && take_number(text, layer));
 }
 
 /// `a-b:kXvY+c:kXvY`
@@ -181,22 +195,24 @@ inline Result<AsymKVPolicy> parse_ranges(std::string_view name, Index num_layers
     const std::string_view part = rest.substr(0, rest.find('+'));
     std::string_view text = part;
     Index first = 0, last = 0;
-    if (!take_number(text, first))
+    if (layers.empty() && !begins_with_layers(part))
       return name_error(part.empty() ? name : part,
-                        layers.empty()
-                            ? "is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, fine-2.4, "
-                              "finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float"
-                            : "lacks a range of layers");
+                        "is no policy name (case matters); use smallest-1.2, small-1.4, balanced-1.7, fine-2.4, "
+                        "finest-3.4, AsymKV-16/0, KIVI-2, k4v2, half or float");
+    if (!take_number(text, first)) return name_error(part.empty() ? name : part, "lacks a range of layers");
     last = first;
     if (take(text, "-") && !take_number(text, last)) return name_error(part, "lacks the last layer of its range");
     if (!take(text, ":")) return name_error(part, "lacks ':' after its layers");
     const Result<LayerFormat> layer = parse_layer(text);
     if (!layer.ok()) return layer.status();
-    if (const char* fault = range_fault(first, last, Index(layers.size()), num_layers)) return name_error(part, fault);
+    if (const char* fault = range_fault(first, last, Index(layers.size()), num_layers))
+      return name_error(part, "%s", fault);
     layers.insert(layers.end(), std::size_t(last - first + 1), *layer);
     rest.remove_prefix(part.size());
   } while (take(rest, "+"));
-  if (Index(layers.size()) != num_layers) return name_error(name, "does not cover every layer");
+  if (Index(layers.size()) != num_layers)
+    return name_error(name, "does not cover every layer, only %zu of %lld", layers.size(),
+                      static_cast<long long>(num_layers));
   return AsymKVPolicy::table(std::move(layers));
 }
 
