@@ -83,6 +83,8 @@ class KVCache {
 
   /// attend in threads() slices: parallel_for(count, task) must call task(i) once for each i in [0, count), on any
   /// threads, and return when all calls have. ThreadPool is one; others are an engine's own, or a loop of OpenMP.
+  /// Where threads() is 1, as it is unless CacheOptions::threads says more, parallel_for is not called and the calling
+  /// thread does all.
   template <class ParallelFor>
   Status attend_parallel(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                          ParallelFor&& parallel_for) {

@@ -16,7 +16,8 @@ struct CacheOptions {
   /// More tokens get theirs as they come. seal() after the last of them may need a page more a side.
   Index reserve_tokens = 0;
   Allocator allocator;
-  /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory.
+  /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory. With 1,
+  /// attend_parallel runs on the calling thread alone, however many a pool has.
   Index threads = 1;
 };
 
