@@ -157,7 +157,9 @@ struct ScoreTerms {
 
 struct Table {
   Isa isa;
+  /// For up to few_rows rows: they are rounded and multiply with the codes in whole numbers.
   PackedProduct few_rows_product;
+  /// For any number of rows: panels are dequantized tile by tile, which pays once many rows share a tile.
   PackedProduct many_rows_product;
   Index few_rows_of_8_bits;  ///< few_rows, or less where codes of 8 bits are slow to multiply with
   /// result[r][t] += rows[r] . token t, over `dim` elements; results are written up to count rounded up to 32.
