@@ -3,20 +3,22 @@
 #include <algorithm>
 #include <numeric>
 
-#include "support/two_heads.hpp"
+#include "support/cache.hpp"
 
 namespace {
 
 using namespace asymkv;
+using support::append;
 using support::ForcedIsa;
-using support::kDim;
 using support::kHeads;
-using support::kShape;
 using support::make_cache;
 using support::read;
 using support::RowMatrix;
 using support::sealed_bytes;
 using support::Tokens;
+
+constexpr Index kDim = 80;  // no multiple of 32: panels have padding
+constexpr CacheShape kShape{1, kHeads, kDim, kDim};
 
 const char* const kPolicies[] = {"km0.5v1g128fcsr@1", "km1.5v2g64fcsr@4", "km3.5v3g128fcsr@128",
                                  "k2g64fcv2fc",       "k4g128cv4cr",      "k1fv1fs",
@@ -176,14 +178,14 @@ TEST(Formats, HadamardIsOrthonormalAndItsOwnInverse) {
 }
 
 TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
-  const Tokens tokens(600);
+  const Tokens tokens(600, 5, kShape);
   for (const char* policy : kPolicies) {
     std::vector<unsigned char> expected;
     for (Isa isa : support::machine_isas()) {
       ForcedIsa forced(isa);
       for (Index chunk : {Index(1), Index(7), Index(129), Index(600)}) {
-        AsymKVCache cache = make_cache(policy);
-        for (Index first = 0; first < 600; first += chunk) tokens.append_to(cache, first, std::min(chunk, 600 - first));
+        AsymKVCache cache = make_cache(policy, {}, kShape);
+        for (Index first = 0; first < 600; first += chunk) append(cache, tokens, first, std::min(chunk, 600 - first));
         ASSERT_TRUE(cache.seal().ok());
         if (expected.empty()) expected = sealed_bytes(cache);
         EXPECT_EQ(sealed_bytes(cache), expected) << policy << " chunk " << chunk << " " << isa_name(isa);
@@ -223,14 +225,14 @@ void expect_small_error(AsymKVCache& cache, KVCache& exact, const RowMatrix& que
 }
 
 TEST(Formats, AttentionEqualsTheReferenceOverWhatIsReadBack) {
-  const Tokens tokens(450);
-  AsymKVCache exact = make_cache("float");
-  tokens.append_to(exact, 0, 450);
+  const Tokens tokens(450, 5, kShape);
+  AsymKVCache exact = make_cache("float", {}, kShape);
+  append(exact, tokens, 0, 450);
   for (const char* policy : kPolicies)
     for (Isa isa : support::machine_isas()) {
       ForcedIsa forced(isa);
-      AsymKVCache cache = make_cache(policy);
-      tokens.append_to(cache, 0, 450);
+      AsymKVCache cache = make_cache(policy, {}, kShape);
+      append(cache, tokens, 0, 450);
       ASSERT_TRUE(cache.seal().ok());
       for (Index count : {Index(1), Index(3), Index(40)})
         for (Index window : {Index(0), Index(200)}) {
@@ -335,10 +337,10 @@ TEST(Formats, SinksAndShortRunsAreTrimmedAnywhere) {
 }
 
 TEST(Formats, RotationChangesNothingAtEightBits) {
-  const Tokens tokens(400);
-  AsymKVCache rotated = make_cache("k32v8g64fcr"), exact = make_cache("float");
+  const Tokens tokens(400, 5, kShape);
+  AsymKVCache rotated = make_cache("k32v8g64fcr", {}, kShape), exact = make_cache("float", {}, kShape);
   for (KVCache* cache : {static_cast<KVCache*>(&rotated), static_cast<KVCache*>(&exact)}) {
-    tokens.append_to(*cache, 0, 400);
+    append(*cache, tokens, 0, 400);
     ASSERT_TRUE(cache->seal().ok());
   }
   // 255 levels over a range of some 8 deviations: half a level, times a few for the worst of many
@@ -348,10 +350,10 @@ TEST(Formats, RotationChangesNothingAtEightBits) {
 }
 
 TEST(Formats, SinksStayExactAndAreCountedApart) {
-  const Tokens tokens(400);
+  const Tokens tokens(400, 5, kShape);
   for (Index sinks : {Index(1), Index(4), Index(128)}) {
-    AsymKVCache cache = make_cache("km1v1g128fcsr@" + std::to_string(sinks));
-    for (Index first = 0; first < 400; first += 50) tokens.append_to(cache, first, 50);
+    AsymKVCache cache = make_cache("km1v1g128fcsr@" + std::to_string(sinks), {}, kShape);
+    for (Index first = 0; first < 400; first += 50) append(cache, tokens, first, 50);
     ASSERT_TRUE(cache.seal().ok());
     EXPECT_EQ(cache.side(0, Side::keys).sealed(), 384);  // as without sinks
     EXPECT_EQ(cache.side(0, Side::values).sealed(), 400 - 128);
@@ -363,19 +365,19 @@ TEST(Formats, SinksStayExactAndAreCountedApart) {
     const RowMatrix before = read(cache, Side::keys, 0, 0, 200);
     ASSERT_TRUE(cache.trim(200).ok());
     EXPECT_EQ(read(cache, Side::keys, 0, 0, 200), before);
-    tokens.append_to(cache, 200, 200);
+    append(cache, tokens, 200, 200);
     ASSERT_TRUE(cache.seal().ok());
     EXPECT_EQ(cache.side(0, Side::keys).sealed(), 200 + 128);  // runs go on where the cut was
     EXPECT_EQ(read(cache, Side::keys, 0, 0, 200), before);
     ASSERT_TRUE(cache.trim(sinks - 1).ok());
     EXPECT_EQ(cache.length(), sinks - 1);
-    tokens.append_to(cache, sinks - 1, 201 - sinks);
+    append(cache, tokens, sinks - 1, 201 - sinks);
     EXPECT_EQ(read(cache, Side::values, 0, 0, sinks), tokens.values.block(0, 0, sinks, kDim));
   }
 }
 
 TEST(Formats, BytesAreWhatTheAllocatorHandedOut) {
-  const Tokens tokens(500);
+  const Tokens tokens(500, 5, kShape);
   for (const char* policy : kPolicies) {
     support::CountingAllocator counter;
     CacheOptions options;
@@ -383,7 +385,7 @@ TEST(Formats, BytesAreWhatTheAllocatorHandedOut) {
     const AsymKVPolicy formats = *AsymKVPolicy::parse(policy, 1);
     Result<AsymKVCache> cache = AsymKVCache::create(kShape, formats, options);
     ASSERT_TRUE(cache.ok());
-    tokens.append_to(*cache, 0, 500);
+    append(*cache, tokens, 0, 500);
     ASSERT_TRUE(cache->seal().ok());
     EXPECT_EQ(cache->bytes().total(), counter.bytes);
     const Index pages = cache->side(0, Side::keys).pages().size() + cache->side(0, Side::values).pages().size();
@@ -417,7 +419,7 @@ TEST(Formats, PresetsAndNamesAreReadBothWays) {
 TEST(Formats, LargestMagnitudesGiveFiniteResultsAndLargerOnesAreRefused) {
   for (const char* policy : {"k2v1fs", "k2v1g128fcsr", "k2v4cr", "k2v2r", "km2v3fcr"})
     for (float sign : {1.0f, -1.0f}) {
-      AsymKVCache cache = make_cache(policy);
+      AsymKVCache cache = make_cache(policy, {}, kShape);
       const float limit = magnitude_limit(AsymKVPolicy::parse(policy, 1)->layer(0).values, kDim);
       const RowMatrix keys = support::random_matrix(300, kHeads * kDim, 2);
       RowMatrix values = RowMatrix::Constant(300, kHeads * kDim, sign * limit);

@@ -4,18 +4,21 @@
 #include <array>
 #include <functional>
 
-#include "support/two_heads.hpp"
+#include "support/cache.hpp"
 
 namespace {
 
 using namespace asymkv;
+using support::append;
 using support::ForcedIsa;
-using support::kDim;
 using support::kHeads;
 using support::make_cache;
 using support::read;
 using support::RowMatrix;
 using support::Tokens;
+
+constexpr Index kDim = 80;  // no multiple of 32: panels have padding
+constexpr CacheShape kShape{1, kHeads, kDim, kDim};
 
 /// A panel of mixed widths as panel.hpp describes its bytes.
 struct MixedPanel {
@@ -195,13 +198,13 @@ void expect_mixed_panel(const PanelLayout& layout, const unsigned char* panel, c
 }
 
 TEST(MixedWidths, GoWhereTheVarianceIs) {
-  Tokens tokens(300);
+  Tokens tokens(300, 5, kShape);
   for (Index c = 0; c < tokens.keys.cols(); ++c) tokens.keys.col(c) *= std::exp2(float(c * 37 % 17) / 4.0f - 2.0f);
   for (const char* policy : {"km0.5v32", "km1.5v32@6", "km4v32", "km6v32"})
     for (Isa isa : support::machine_isas()) {
       ForcedIsa forced(isa);
-      AsymKVCache cache = make_cache(policy);
-      tokens.append_to(cache, 0, 300);
+      AsymKVCache cache = make_cache(policy, {}, kShape);
+      append(cache, tokens, 0, 300);
       ASSERT_TRUE(cache.seal().ok());
       const SideStore& side = cache.side(0, Side::keys);
       ASSERT_EQ(side.sealed(), 256);

@@ -15,8 +15,11 @@ struct Tokens {
         values(random_matrix(n, shape.kv_heads * shape.value_dim, seed + 1)) {}
 };
 
-inline AsymKVCache make_cache(const char* policy, const CacheOptions& options = {}, const CacheShape& shape = kShape) {
-  Result<AsymKVCache> cache = AsymKVCache::create(shape, *AsymKVPolicy::parse(policy, shape.layers), options);
+inline AsymKVCache make_cache(std::string_view policy, const CacheOptions& options = {},
+                              const CacheShape& shape = kShape) {
+  Result<AsymKVPolicy> formats = AsymKVPolicy::parse(policy, shape.layers);
+  EXPECT_TRUE(formats.ok()) << formats.status().message();
+  Result<AsymKVCache> cache = AsymKVCache::create(shape, *formats, options);
   EXPECT_TRUE(cache.ok()) << cache.status().message();
   return std::move(*cache);
 }
