@@ -19,9 +19,11 @@ constexpr const char* scalar_name(ScalarType type) noexcept {
   return type == ScalarType::f32 ? "f32" : type == ScalarType::f16 ? "f16" : "bf16";
 }
 
-/// ScalarType of a C++ type; defined for float, Eigen::half and Eigen::bfloat16 alone.
+/// ScalarType of a C++ type: float, Eigen::half or Eigen::bfloat16.
 template <class T>
-struct ScalarTypeOf;
+struct ScalarTypeOf {
+  static_assert(sizeof(T) == 0, "tensors are of float, Eigen::half or Eigen::bfloat16");
+};
 template <>
 struct ScalarTypeOf<float> {
   static constexpr ScalarType value = ScalarType::f32;

@@ -150,8 +150,9 @@ class AttentionTrial {
 
   /// Of weights that are each off by a share, the sum is off by that share at most.
   void compare_lse(double lse, const oracle::Attention& expected, Comparison& result) const {
-    const double error = lse == expected.lse ? 0.0 : std::fabs(lse - expected.lse);  // both may be -infinity
-    note(error, score_bound(expected) + kErrorConstant * 0x1p-24 * std::fabs(expected.lse), result);
+    if (!std::isfinite(expected.lse)) return note(lse == expected.lse ? 0.0 : 1.0, 0.0, result);
+    note(std::fabs(lse - expected.lse), score_bound(expected) + kErrorConstant * 0x1p-24 * std::fabs(expected.lse),
+         result);
   }
 
   static void note(double error, double bound, Comparison& result) {

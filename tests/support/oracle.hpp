@@ -114,7 +114,7 @@ struct Attention {
   std::vector<double> output;
   double lse = -INFINITY;         ///< log of the sum of exp(score), the sink's too
   std::vector<double> magnitude;  ///< sum over t of weight_t |v_t|, an element of the output each
-  /// Greatest sum over c of scale |q_c| |k_tc|, and of what is added: a bounded score is as exact as its bound.
+  /// Greatest sum over c of scale |q_c| |k_tc|, and of what is added.
   double score_magnitude = 0.0;
   /// What rounding the left factors (queries and weights, each times the scale of its group) to a share of the greatest
   /// of them costs, for one unit of that share: greatest |q_c| s_tc, times the root of the sum of squared codes. Worst
@@ -147,7 +147,7 @@ inline Attention attention(const std::vector<double>& query, const Kept& keys, c
     result.score_rounding = std::fmax(result.score_rounding, greatest_factor * std::sqrt(squares));
     weights[std::size_t(t)] = score;
     greatest = std::fmax(greatest, score);
-    result.score_magnitude = std::fmax(result.score_magnitude, magnitude + terms.softcap);
+    result.score_magnitude = std::fmax(result.score_magnitude, magnitude);
   }
   if (greatest == -INFINITY) return result;
   for (int t = first; t < last; ++t) sum += weights[std::size_t(t)] = std::exp(weights[std::size_t(t)] - greatest);

@@ -23,8 +23,8 @@ class LayerAttention {
         call_(call),
         blocks_((call.rows() + attention_rows - 1) / attention_rows),
         units_(kv_heads * blocks_),
-        first_span_(call.visible(0).begin / page_tokens),
-        spans_(std::max<Index>(1, (call.length() + page_tokens - 1) / page_tokens - first_span_)) {}
+        first_span_(call.visible().begin / page_tokens),
+        spans_(std::max<Index>(1, (call.visible().end + page_tokens - 1) / page_tokens - first_span_)) {}
 
   void run(const AttentionSlice& slice, AttentionScratch& scratch) const noexcept {
     Steps steps = steps_of(slice);

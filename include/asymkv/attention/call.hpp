@@ -22,15 +22,15 @@ inline float attention_scale(const AttentionParams& params, Index key_dim) noexc
   return params.scale == 0.0f ? 1.0f / std::sqrt(float(key_dim)) : params.scale;
 }
 
-/// Elements [range.begin, range.end) of a row of a tensor as float.
-inline void load_elements(const kernels::Table& kernels, const ConstTensor& from, Index token, Index head,
-                          const TokenRange& range, float* to) noexcept {
-  const void* row = from.row(token, head);
-  if (from.dim_stride == 1)
-    return kernels.convert(static_cast<const char*>(row) + range.begin * scalar_bytes(from.type), from.type, to,
-                           ScalarType::f32, range.end - range.begin);
-  for (Index i = range.begin; i < range.end; ++i)
-    to[i - range.begin] = load_scalar(row, from.type, i * from.dim_stride);
+/// Some neighbouring elements of a row of a mask, as float.
+inline void load_mask(const kernels::Table& kernels, const ConstTensor& mask, Index query, Index head,
+                      const TokenRange& tokens, float* to) noexcept {
+  const void* row = mask.row(query, head);
+  if (mask.dim_stride == 1)
+    return kernels.convert(static_cast<const char*>(row) + tokens.begin * scalar_bytes(mask.type), mask.type, to,
+                           ScalarType::f32, tokens.end - tokens.begin);
+  for (Index i = tokens.begin; i < tokens.end; ++i)
+    to[i - tokens.begin] = load_scalar(row, mask.type, i * mask.dim_stride);
 }
 
 /// The rows of a kv head are its query tokens times its query heads, which take turns: row r is of query token
@@ -50,6 +50,13 @@ class AttentionCall {
         has_terms_(params.softcap != 0.0f || params.mask.data != nullptr || params.alibi_slopes.data != nullptr) {}
 
   Index length() const noexcept { return length_; }
+  /// Distance of a query and a token, at most.
+  Index farthest() const noexcept {
+    const Index last = position_ + queries_.tokens;
+    return length_ + std::max({position_, -position_, last, -last});
+  }
+  /// What any row sees.
+  TokenRange visible() const noexcept { return {visible(0).begin, visible(rows() - 1).end}; }
   /// Of one kv head.
   Index rows() const noexcept { return queries_.tokens * group_; }
 
@@ -57,15 +64,17 @@ class AttentionCall {
   TokenRange visible(Index row) const noexcept {
     const Index own = own_token(row);
     const Index end = params_.causal ? clamp(own + 1) : length_;
-    const Index begin = params_.window > 0 ? clamp(own + 1 - params_.window) : 0;
+    const Index begin = params_.window > 0 && own >= params_.window ? clamp(own + 1 - params_.window) : 0;
     return {std::min(begin, end), end};
   }
 
   /// The row's query, scaled.
   void load_query(Index kv_head, Index row, float* to) const noexcept {
     const void* from = queries_.row(row / group_, head(kv_head, row));
-    for (Index i = 0; i < queries_.dim; ++i)
-      to[i] = load_scalar(from, queries_.type, i * queries_.dim_stride) * factor_;
+    const Index dim = queries_.dim, stride = queries_.dim_stride;  // not read anew after each store
+    const ScalarType type = queries_.type;
+    const float factor = factor_;
+    for (Index i = 0; i < dim; ++i) to[i] = load_scalar(from, type, i * stride) * factor;
   }
 
   /// Whether scores are more than scaled products.
@@ -79,8 +88,8 @@ class AttentionCall {
     terms.distance = float(own_token(row) - first);
     float mask[page_tokens];
     if (params_.mask.data != nullptr) {
-      load_elements(kernels, params_.mask, row / group_, params_.mask.heads == 1 ? 0 : head(kv_head, row),
-                    {first, first + count}, mask);
+      load_mask(kernels, params_.mask, row / group_, params_.mask.heads == 1 ? 0 : head(kv_head, row),
+                {first, first + count}, mask);
       std::fill(mask + count, mask + round_up(count, 16), 0.0f);
       terms.mask = mask;
     }
@@ -91,9 +100,11 @@ class AttentionCall {
   /// -infinity, and weights 0, where nothing was seen.
   void store(Index kv_head, Index row, const float* sums, float max, float weights) const noexcept {
     const Index token = row / group_;
+    constexpr float lowest = -std::numeric_limits<float>::infinity();
     float factor = 1.0f;
-    if (params_.sink_logits.data != nullptr) {
-      const float logit = params_.sink_logits.data[head(kv_head, row)] * log2_e;
+    const float logit =
+        params_.sink_logits.data == nullptr ? lowest : params_.sink_logits.data[head(kv_head, row)] * log2_e;
+    if (logit > lowest) {
       const float greatest = std::max(max, logit);
       factor = std::exp2(max - greatest);
       weights = weights * factor + std::exp2(logit - greatest);
@@ -103,7 +114,7 @@ class AttentionCall {
     void* to = output_.row(token, head(kv_head, row));
     for (Index i = 0; i < output_.dim; ++i) store_scalar(to, output_.type, i * output_.dim_stride, sums[i] * share);
     if (params_.lse.data == nullptr) return;
-    const float lse = weights > 0.0f ? (max + std::log2(weights)) / log2_e : -std::numeric_limits<float>::infinity();
+    const float lse = weights > 0.0f ? (max + std::log2(weights)) / log2_e : lowest;
     store_scalar(params_.lse.row(token, head(kv_head, row)), ScalarType::f32, 0, lse);
   }
 

@@ -36,13 +36,16 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
       for (Index t = 0; t < length; ++t) {
         double& score = scores[t] = scale * keys.row(t).cast<double>().dot(query);
         if (cap != 0.0) score = cap * std::tanh(score / cap);
-        if (params.mask.data != nullptr)
-          score += double(load_scalar(params.mask.row(token, params.mask.heads == 1 ? 0 : head), params.mask.type,
-                                      t * params.mask.dim_stride));
+        if (params.mask.data != nullptr) {
+          const double added = double(load_scalar(params.mask.row(token, params.mask.heads == 1 ? 0 : head),
+                                                  params.mask.type, t * params.mask.dim_stride));
+          score += added < -detail::most_added ? lowest : added;
+        }
         score -= slope * std::fabs(double(own - t));
-        if ((params.causal && t > own) || (params.window > 0 && t <= own - params.window)) score = lowest;
+        if ((params.causal && t > own) || (params.window > 0 && own >= params.window && t <= own - params.window))
+          score = lowest;
       }
-      const double greatest = std::max(scores.maxCoeff(), sink);
+      const double greatest = std::max(length > 0 ? scores.maxCoeff() : lowest, sink);
       const bool sees = greatest > lowest;
       const Eigen::VectorXd weights = (scores.array() - (sees ? greatest : 0.0)).exp();
       const double sum = weights.sum() + std::exp(sees ? sink - greatest : sink);

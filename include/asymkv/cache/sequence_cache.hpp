@@ -66,7 +66,8 @@ class SequenceCache : public KVCache {
                            number(keys.tokens));
     if (keys.tokens == 0) return {};
     if (typed_ && (keys.type != key_type_ || values.type != value_type_))
-      return Status::error(ErrorCode::invalid_argument, "keys, values: are %s and %s, earlier ones %s and %s",
+      return Status::error(ErrorCode::invalid_argument,
+                           "keys, values: are %s and %s, earlier ones %s and %s; convert them, or clear() first",
                            scalar_name(keys.type), scalar_name(values.type), scalar_name(key_type_),
                            scalar_name(value_type_));
     const Allocator& allocator = allocator_;
@@ -258,10 +259,10 @@ class SequenceCache : public KVCache {
     const Layer& from = layers_[layer];
     const Index length = from.keys.length();
     if (Status status = check_attention_shapes(shape_, length, queries, output, params); !status.ok()) return status;
-    Status status = check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, length, queries,
+    const AttentionCall call(shape_.kv_heads, length, queries, output, params);
+    Status status = check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, call, queries,
                                             output, params);
     if (!status.ok()) return status;
-    const AttentionCall call(shape_.kv_heads, length, queries, output, params);
     function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, call));
     return {};
   }

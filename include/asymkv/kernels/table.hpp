@@ -152,7 +152,7 @@ struct ScoreTerms {
   float softcap = 0.0f;
   float slope = 0.0f;     ///< subtracted for each token between the query's own and the scored one
   float distance = 0.0f;  ///< own token number less that of the first score
-  const float* mask = nullptr;
+  const float* mask = nullptr;  ///< all below -2^100 hide
 };
 
 struct Table {
@@ -166,6 +166,8 @@ struct Table {
   void (*dense_scores)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
   /// result[r][c] += sum over t of rows[r][t] * token t, for `dim` elements.
   void (*dense_sums)(const DenseView&, Index dim, const Rows&, const ResultRows&, float* scratch);
+  /// Whether none of the numbers is greater than 2^100 or NaN.
+  bool (*is_mask)(const void* data, ScalarType type, Index count);
   /// Products become scores; room up to count rounded up to 16, of the mask too.
   void (*add_terms)(float* scores, Index count, const ScoreTerms& terms);
   /// Scores (base-2 logarithms; room up to count rounded up to 16) become weights exp2(score - max); max and sum run
