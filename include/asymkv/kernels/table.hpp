@@ -150,8 +150,8 @@ using PackedProduct = void (*)(const PanelView&, const Rows&, const ResultRows&,
 /// 0 or null where nothing is.
 struct ScoreTerms {
   float softcap = 0.0f;
-  float slope = 0.0f;     ///< subtracted for each token between the query's own and the scored one
-  float distance = 0.0f;  ///< own token number less that of the first score
+  float slope = 0.0f;           ///< subtracted for each token between the query's own and the scored one
+  float distance = 0.0f;        ///< own token number less that of the first score
   const float* mask = nullptr;  ///< all below -2^100 hide
 };
 

@@ -56,7 +56,8 @@ inline Status check_magnitude(const ConstTensor& x, float greatest, float limit,
                          FirstBeyond(x, most).place);
   if (greatest > limit) {
     const FirstBeyond first(x, limit);
-    return Status::error(ErrorCode::overflow, "%s: magnitude %g is above %g, the most this format takes (f32 takes more), %s", argument,
+    return Status::error(ErrorCode::overflow,
+                         "%s: magnitude %g is above %g, the most this format takes (f32 takes more), %s", argument,
                          double(first.magnitude), double(limit), first.place);
   }
   return {};
