@@ -33,23 +33,23 @@ struct AttentionParams {
   /// Token number of the first query, -2^32..2^32; without it, queries are the last tokens of the layer. It may lie
   /// outside of the layer, which then is a part of a longer context (lse, merge_attention) and may be empty: a query
   /// behind all tokens sees them all, one before them, with causal, none.
-  std::optional<Index> position;
+  std::optional<Index> position = {};
   /// Bound on the magnitude of scores, 2^-60..2^60; 0 means none. Capped scores are within 5e-7 of themselves.
   float softcap = 0.0f;
   /// Added to the scores: [queries, heads or 1, length(layer)] in float, half or bfloat16, any strides (0 where rows
   /// are alike); 1 means the same for all heads. Numbers up to 2^100; -infinity, and all below -2^100, hide a token.
   /// For trees of drafts, padding, prefixes that see each other. Windows and ALiBi count places in the cache, not
   /// depths of a tree: put those of drafts into the mask.
-  ConstTensor mask;
+  ConstTensor mask = {};
   /// Slopes of ALiBi; times the distance (of the whole context) 2^100 at most in magnitude. The product is rounded to
   /// float: a bias of some thousand is off by some 1e-4.
-  HeadNumbers alibi_slopes;
+  HeadNumbers alibi_slopes = {};
   /// Logits that weigh like a token whose value is 0; neither scaled nor capped; up to 2^100 in magnitude, or -infinity
   /// for a head that has none.
-  HeadNumbers sink_logits;
+  HeadNumbers sink_logits = {};
   /// Written where its data is not null: the logarithm (natural) of the sum of exp(score), sink logits included;
   /// [queries, heads, 1] in f32, any strides. A query that sees nothing has an output of zeros, and -infinity here.
-  Tensor lse;
+  Tensor lse = {};
 
   /// Whether more is asked for than scale, causal and window: for caches that offer no more.
   bool extended() const noexcept {
