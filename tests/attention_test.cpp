@@ -99,16 +99,17 @@ TEST(Attention, CostFollowsTheWindow) {
                                float*) { ++dense_calls; };
     const auto& keys = cache->side(0, Side::keys);
     const auto& values = cache->side(0, Side::values);
-    AttentionScratch scratch;
-    EXPECT_TRUE(scratch.allocate(32, 32, 4096, 0, {}));
+    const Result<Workspace> workspace = Workspace::create({1, 1, 32, 32});
+    EXPECT_TRUE(workspace.ok());
     RowMatrix out(1, 32);
     AttentionParams params;
     params.window = window;
     packed_calls = dense_calls = 0;
     const ConstTensor queries = tensor(q, 1);
     const Tensor output = tensor(out, 1);
-    const detail::AttentionCall call(1, cache->length(), queries, output, params);
-    detail::LayerAttention(counting, keys, values, 1, call).run({}, scratch);
+    const detail::AttentionCall call(1, cache->length(), {}, queries, output, params);
+    const detail::LayerAttention attention(counting, keys, values, 1, call);
+    attention.run(attention.place({attention.work(), 1}, 0), 0, *workspace);
     return packed_calls + dense_calls;
   };
   EXPECT_EQ(work("k2v2", 0), 16 + 15);  // the last 128 values are not sealed
@@ -199,7 +200,8 @@ TEST(Attention, WhatATrimmedPageHeldPlaysNoPart) {
     return cache->append(0, tensor(part, 2), tensor(part, 2)).ok();
   };
   ASSERT_TRUE(append(300) && append(1) && cache->trim(160).ok() && append(133) && append(1));
-  ASSERT_EQ(cache->side(0, Side::values).pages().back().count, 37);
+  const PageTable& pages = cache->side(0, Side::values).pages();
+  ASSERT_EQ(pages[pages.size() - 1].count, 37);
   for (Index rows : {1, 2, 3, 4, 5}) {
     const RowMatrix q = support::random_matrix(1, 2 * rows * 32, 3);
     RowMatrix out(1, 2 * rows * 32), expected = out;

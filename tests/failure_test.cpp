@@ -11,9 +11,8 @@ using namespace support;
 constexpr CacheShape kTwoLayers{2, kHeads, kDim, kDim};
 
 /// Two layers with sealed pages from two appends of 300 tokens; trimmed to `length`, which may cut sealed tokens.
-AsymKVCache two_layers(const char* policy, Index length, Index reserve, CountingAllocator& counting) {
+AsymKVCache two_layers(const char* policy, Index length, CountingAllocator& counting) {
   CacheOptions options;
-  options.reserve_tokens = reserve;
   options.allocator = counting.allocator();
   AsymKVCache cache = make_cache(policy, options, kTwoLayers);
   for (Index first : {0, 300})
@@ -33,15 +32,15 @@ std::vector<unsigned char> all_sealed_bytes(const AsymKVCache& cache) {
 /// succeeds. Every failure must leave all as it was, and the same call must do afterwards what it does without one.
 /// Returns how many requests could fail.
 template <class Call>
-int fail_at_every_request(const char* policy, Index length, Call call, Index reserve = 0) {
+int fail_at_every_request(const char* policy, Index length, Call call) {
   CountingAllocator untroubled;
-  AsymKVCache without_failure = two_layers(policy, length, reserve, untroubled);
+  AsymKVCache without_failure = two_layers(policy, length, untroubled);
   EXPECT_TRUE(call(without_failure).ok());
   const std::vector<unsigned char> sealed_after = all_sealed_bytes(without_failure);
   const std::vector<std::uint32_t> seen_after = everything_seen(without_failure);
   for (int fail = 0; fail < 100; ++fail) {
     CountingAllocator counting;
-    AsymKVCache cache = two_layers(policy, length, reserve, counting);
+    AsymKVCache cache = two_layers(policy, length, counting);
     const std::vector<unsigned char> sealed = all_sealed_bytes(cache);
     const std::vector<std::uint32_t> seen = everything_seen(cache);
     const CacheBytes bytes = cache.bytes();
@@ -54,7 +53,6 @@ int fail_at_every_request(const char* policy, Index length, Call call, Index res
       EXPECT_TRUE(everything_seen(cache) == seen) << policy << " request " << fail;
       EXPECT_EQ(cache.bytes().keys, bytes.keys);
       EXPECT_EQ(cache.bytes().values, bytes.values);
-      EXPECT_EQ(cache.bytes().reserved, bytes.reserved);
       EXPECT_EQ(cache.bytes().dense, bytes.dense);
       EXPECT_EQ(cache.bytes().total(), counting.bytes);
       EXPECT_TRUE(call(cache).ok());
@@ -76,41 +74,7 @@ TEST(Failure, AnAppendWithoutMemoryChangesNothing) {
     EXPECT_GE(fail_at_every_request("k2v1", 100, append_more), 1);
     EXPECT_GE(fail_at_every_request("k1v16", 600, append_more), 3);
     EXPECT_GE(fail_at_every_request("k32v4", 600, append_more), 3);
-    // pages out of the reserve, which holds some of them, or all
-    EXPECT_GE(fail_at_every_request("k2v1", 400, append_more, 300), 2);
-    EXPECT_EQ(fail_at_every_request("k2v1", 400, append_more, 1000), 0);
   }
-}
-
-TEST(Failure, AFirstAppendWithoutMemoryForItsReserveChangesNothing) {
-  const Tokens tokens(700, 20);
-  const auto run = [&](int fail) {  // true when request `fail` of the first append does not come
-    CountingAllocator counting;
-    CacheOptions options;
-    options.allocator = counting.allocator();
-    options.reserve_tokens = 1000;
-    AsymKVCache cache = make_cache("k2v1", options);
-    const Index before = counting.bytes - cache.bytes().tables;
-    counting.fail_at = counting.calls + fail;
-    const bool ok = try_append(cache, tokens, 0, 10, 0).ok();
-    counting.fail_at = -1;
-    if (!ok) {
-      EXPECT_EQ(counting.bytes, before + cache.bytes().tables) << fail;  // page tables that were got are kept
-      EXPECT_EQ(cache.length(), 0);
-      append(cache, tokens, 0, 10);
-    }
-    EXPECT_EQ(cache.bytes().total(), counting.bytes);
-    append_in_chunks(cache, tokens, 10, 700, 95);
-    AsymKVCache plain = make_cache("k2v1");
-    append_in_chunks(plain, tokens, 0, 10, 10);
-    append_in_chunks(plain, tokens, 10, 700, 95);
-    EXPECT_EQ(sealed_bytes(cache), sealed_bytes(plain)) << fail;
-    EXPECT_EQ(everything_seen(cache), everything_seen(plain)) << fail;
-    return ok;
-  };
-  int requests = 0;  // of each side a reserve, a page table and a window
-  while (requests < 100 && !run(requests)) ++requests;
-  EXPECT_EQ(requests, 6);
 }
 
 TEST(Failure, ASealWithoutMemoryChangesNothing) {

@@ -198,7 +198,7 @@ TEST(Formats, SealedBytesDoNotDependOnChunksOrInstructionSet) {
 /// fifth with codes of one or two bits (dot.inl), which mixed widths have too.
 float rounding_share(const AsymKVCache& cache) {
   const auto coarse = [&](Side side) {
-    const Format& format = cache.side(0, side).layout().format;
+    const Format& format = cache.side(0, side).pages().own_format().layout.format;
     return format.mixed() || format.bits <= 2;
   };
   return coarse(Side::keys) || coarse(Side::values) ? 1.0f / 5.0f : 1.0f / 50.0f;
@@ -268,19 +268,19 @@ TEST(Formats, EachChannelAloneGivesItsKeys) {
       ASSERT_TRUE(cache.seal().ok());
       RowMatrix expected(128, dim);
       ASSERT_TRUE(cache.keys(0, 0, 0, tensor(expected)).ok());
-      const SideStore& side = cache.side(0, Side::keys);
-      const PanelLayout& layout = side.layout();
-      ASSERT_EQ(side.pages().size(), 1);
+      const PageTable& pages = cache.side(0, Side::keys).pages();
+      const PanelLayout& layout = pages.own_format().layout;
+      ASSERT_EQ(pages.size(), 1);
       ChannelOrder order;
       std::iota(order.channels, order.channels + dim, std::uint8_t(0));
-      if (layout.format.mixed()) order = read_channel_order(layout, side.panel(0, 0) + layout.widths_offset());
+      if (layout.format.mixed()) order = read_channel_order(layout, pages.panel(0, 0) + layout.widths_offset());
       for (Isa isa : support::machine_isas()) {
         std::vector<float> scratch(std::size_t(kernels::product_scratch(layout)));
         for (Index slot = 0; slot < layout.slots(); ++slot) {
           RowMatrix query = RowMatrix::Zero(1, round_up(dim, 16));
           query(0, slot) = 3.0f;
-          const kernels::PanelView view{layout, side.panel(0, 0), side.panel_bytes(), 1,
-                                        128,    layout.slots(),   side.panel(0, 0)};
+          const kernels::PanelView view{layout, pages.panel(0, 0), layout.bytes(),   1,
+                                        128,    layout.slots(),    pages.panel(0, 0)};
           for (const kernels::PackedProduct product :
                {kernels::table_of(isa)->few_rows_product, kernels::table_of(isa)->many_rows_product}) {
             RowMatrix scores = RowMatrix::Zero(1, 128);

@@ -211,7 +211,8 @@ TEST(MixedWidths, GoWhereTheVarianceIs) {
       for (Index head = 0; head < kHeads; ++head)
         for (Index page = 0; page < 2; ++page) {
           const Index first = page == 0 ? side.sinks().count() : 128, count = 128 * (page + 1) - first;
-          expect_mixed_panel(side.layout(), side.panel(page, head), tokens.keys.block(first, head * kDim, count, kDim),
+          expect_mixed_panel(side.pages().own_format().layout, side.pages().panel(page, head),
+                             tokens.keys.block(first, head * kDim, count, kDim),
                              read(cache, Side::keys, head, first, count), page > 0);
         }
     }

@@ -115,15 +115,15 @@ TEST(Slices, ShareTheWorkEvenly) {
   const ConstTensor q = tensor(queries, 3);
   const Tensor out = tensor(output, 3);
   const AttentionParams params;
-  const detail::AttentionCall call(3, cache.length(), q, out, params);
+  const detail::AttentionCall call(3, cache.length(), {}, q, out, params);
+  const Result<Workspace> workspace = Workspace::create(shape, 16);
+  ASSERT_TRUE(workspace.ok());
   for (Index nth : {2, 3, 4, 7, 16}) {
     Index total = 0;
     for (Index ith = 0; ith < nth; ++ith) {
-      AttentionScratch scratch;
-      ASSERT_TRUE(scratch.allocate(32, 32, 4096, slice_partials, {}));
       panels = 0;
-      detail::LayerAttention(counting, cache.side(0, Side::keys), cache.side(0, Side::values), 3, call)
-          .run({ith, nth}, scratch);
+      const detail::LayerAttention attention(counting, cache.side(0, Side::keys), cache.side(0, Side::values), 3, call);
+      attention.run(attention.place({attention.work(), nth}, 0), ith, *workspace);
       EXPECT_NEAR(double(panels), 2.0 * 3 * 20 / double(nth), 4.0) << ith << " of " << nth;
       total += panels;
     }

@@ -67,8 +67,7 @@ class Window {
     const auto start = std::chrono::steady_clock::now();
     Matrix& logits = decoder_.feed(tokens_.data() + first, count, cache, judged_from);
     tally.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const asymkv::CacheBytes bytes = cache.bytes();
-    tally.cache_bytes = bytes.total() - bytes.reserved;
+    tally.cache_bytes = cache.bytes().total();
     to_log_probabilities(logits);
     return logits;
   }

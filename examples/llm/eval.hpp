@@ -28,7 +28,7 @@ struct EvalOptions {
 struct EvalResult {
   std::string policy;
   double payload_bits = 0, all_in_bits = 0;  ///< per element of sealed pages
-  asymkv::Index cache_bytes = 0;             ///< of a window's cache at its end, without CacheBytes::reserved
+  asymkv::Index cache_bytes = 0;             ///< of a window's cache at its end
   double perplexity = 0;
   double kld_mean = 0, kld_median = 0, kld_p99 = 0, kld_p999 = 0;
   double top1 = 0;                ///< share of positions where both caches find the same token most probable

@@ -32,9 +32,11 @@ inline void* allocate_aligned(std::size_t bytes) noexcept {
 }  // namespace detail
 
 /// Where a cache gets its memory. allocate returns `bytes` bytes aligned to 64, or null; deallocate gets the same
-/// pointer and size back. Both are called with `context`, from the thread that calls the cache. The default is
-/// posix_memalign and free; from 2 MiB on it aligns to 2 MiB and advises Linux to use huge pages, advice that addresses
-/// keep when they go back to the heap.
+/// pointer and size back. shrink, which may be null, gives the end of a block back, whose size is `fewer` from then on;
+/// false where that cannot be done. All are called with `context`, from the thread that calls the cache; where forks of
+/// a cache live on several threads, from any of them, and until the last of them is gone. The default is posix_memalign
+/// and free; from 2 MiB on it aligns to 2 MiB and advises Linux to use huge pages, advice that addresses keep when they
+/// go back to the heap.
 struct Allocator {
   void* (*allocate)(void* context, std::size_t bytes) = [](void*, std::size_t bytes) -> void* {
     return detail::allocate_aligned(bytes);
@@ -43,6 +45,7 @@ struct Allocator {
     std::free(memory);
   };
   void* context = nullptr;
+  bool (*shrink)(void* context, void* memory, std::size_t bytes, std::size_t fewer) = nullptr;
 };
 
 /// Block of bytes, 64-byte aligned; moves, does not copy.
@@ -124,6 +127,12 @@ class Array {
   /// Destroys the elements from `count` on.
   void shrink(Index count) noexcept {
     while (size_ > count) (*this)[--size_].~T();
+  }
+  /// Destroys the first `count` elements; the others move to the front.
+  void erase_front(Index count) noexcept {
+    if (count == 0) return;
+    for (Index i = count; i < size_; ++i) (*this)[i - count] = std::move((*this)[i]);
+    shrink(size_ - count);
   }
   /// Destroys all elements and gives the memory back.
   void reset() noexcept {

@@ -50,6 +50,9 @@ class AsymKVPolicy {
   Index sink_length() const noexcept { return sink_length_; }
   Index num_layers() const noexcept { return Index(layers_.size()); }
   const LayerFormat& layer(Index i) const noexcept { return layers_[std::size_t(i)]; }
+  const Format& format(Index layer, Side side) const noexcept {
+    return side == Side::keys ? this->layer(layer).keys : this->layer(layer).values;
+  }
 
   /// Bits per element of sealed pages, averaged over all elements of all layers: codes alone, and with scales, zero
   /// points and padding. shape.layers must equal num_layers().

@@ -42,9 +42,11 @@ inline RowMatrix random_matrix(Index rows, Index columns, unsigned seed) {
 inline std::vector<unsigned char> sealed_bytes(const AsymKVCache& cache, Index layer = 0) {
   std::vector<unsigned char> bytes;
   for (Side side : {Side::keys, Side::values}) {
-    for (const Page& page : cache.side(layer, side).pages()) {
-      bytes.insert(bytes.end(), page.data, page.data + cache.side(layer, side).page_bytes());
-      bytes.push_back(static_cast<unsigned char>(page.count));
+    const PageTable& pages = cache.side(layer, side).pages();
+    for (Index i = 0; i < pages.size(); ++i) {
+      const unsigned char* const data = pages[i].data();
+      bytes.insert(bytes.end(), data, data + pages.heads() * pages.format(i).panel_bytes);
+      bytes.push_back(static_cast<unsigned char>(pages[i].count));
     }
   }
   return bytes;

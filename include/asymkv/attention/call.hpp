@@ -12,11 +12,6 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-/// Tokens [begin, end).
-struct TokenRange {
-  Index begin, end;
-};
-
 /// The score's factor that params ask for.
 inline float attention_scale(const AttentionParams& params, Index key_dim) noexcept {
   return params.scale == 0.0f ? 1.0f / std::sqrt(float(key_dim)) : params.scale;
@@ -37,19 +32,22 @@ inline void load_mask(const kernels::Table& kernels, const ConstTensor& mask, In
 /// r / group and query head kv_head * group + r % group. Scores are kept as base-2 logarithms.
 class AttentionCall {
  public:
-  /// Keeps references to all but numbers. `length` is the layer's.
-  AttentionCall(Index kv_heads, Index length, const ConstTensor& queries, const Tensor& output,
-                const AttentionParams& params) noexcept
+  /// Keeps references to all but numbers. `length` and `removed` are the layer's.
+  AttentionCall(Index kv_heads, Index length, const TokenRange& removed, const ConstTensor& queries,
+                const Tensor& output, const AttentionParams& params) noexcept
       : queries_(queries),
         output_(output),
         params_(params),
         length_(length),
+        removed_(removed),
         group_(queries.heads / kv_heads),
         position_(params.position.value_or(length - queries.tokens)),
         factor_(attention_scale(params, queries.dim) * log2_e),
         has_terms_(params.softcap != 0.0f || params.mask.data != nullptr || params.alibi_slopes.data != nullptr) {}
 
   Index length() const noexcept { return length_; }
+  /// Tokens that no row sees, whatever its range.
+  const TokenRange& removed() const noexcept { return removed_; }
   /// Distance of a query and a token, at most.
   Index farthest() const noexcept {
     const Index last = position_ + queries_.tokens;
@@ -128,7 +126,9 @@ class AttentionCall {
   const ConstTensor& queries_;
   const Tensor& output_;
   const AttentionParams& params_;
-  Index length_, group_, position_;
+  Index length_;
+  TokenRange removed_;
+  Index group_, position_;
   float factor_;
   bool has_terms_;
 };

@@ -7,6 +7,12 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
+/// Tokens [begin, end).
+struct TokenRange {
+  Index begin = 0;
+  Index end = 0;
+};
+
 /// One number for each query head, `count` of them; none where data is null.
 struct HeadNumbers {
   const float* data = nullptr;
@@ -28,7 +34,8 @@ struct AttentionParams {
   /// Query i sees tokens up to its own.
   bool causal = true;
   /// Sliding window: a query sees no token before the last `window` tokens up to and including its own; 0 means no
-  /// limit, negative is invalid_argument. The cost of a call follows the window; the cache keeps all tokens.
+  /// limit, negative is invalid_argument. The cost of a call follows the window; the cache keeps all tokens until
+  /// KVCache::remove_front.
   Index window = 0;
   /// Token number of the first query, -2^32..2^32; without it, queries are the last tokens of the layer. It may lie
   /// outside of the layer, which then is a part of a longer context (lse, merge_attention) and may be empty: a query

@@ -20,12 +20,19 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
   if (Status status = detail::check_attention_shapes(shape, length, queries, output, params); !status.ok())
     return status;
   const double scale = params.scale == 0.0f ? 1.0 / std::sqrt(double(shape.key_dim)) : double(params.scale);
+  const TokenRange removed = cache.removed(layer);
   const double cap = double(params.softcap), lowest = -std::numeric_limits<double>::infinity();
-  Matrix keys(length, shape.key_dim), values(length, shape.value_dim);
+  Matrix keys = Matrix::Zero(length, shape.key_dim), values = Matrix::Zero(length, shape.value_dim);
   for (Index head = 0; head < queries.heads; ++head) {
     const Index kv_head = head / (queries.heads / shape.kv_heads);
-    if (Status status = cache.keys(layer, kv_head, 0, tensor(keys)); !status.ok()) return status;
-    if (Status status = cache.values(layer, kv_head, 0, tensor(values)); !status.ok()) return status;
+    for (const TokenRange& kept : {TokenRange{0, removed.begin}, TokenRange{removed.end, length}}) {
+      const auto of = [&](Matrix& x) -> Tensor {
+        auto rows = x.middleRows(kept.begin, kept.end - kept.begin);
+        return tensor(rows);
+      };
+      if (Status status = cache.keys(layer, kv_head, kept.begin, of(keys)); !status.ok()) return status;
+      if (Status status = cache.values(layer, kv_head, kept.begin, of(values)); !status.ok()) return status;
+    }
     const double slope = params.alibi_slopes.data != nullptr ? double(params.alibi_slopes.data[head]) : 0.0;
     const double sink = params.sink_logits.data != nullptr ? double(params.sink_logits.data[head]) : lowest;
     for (Index token = 0; token < queries.tokens; ++token) {
@@ -42,7 +49,8 @@ inline Status reference_attention(const KVCache& cache, Index layer, const Const
           score += added < -detail::most_added ? lowest : added;
         }
         score -= slope * std::fabs(double(own - t));
-        if ((params.causal && t > own) || (params.window > 0 && own >= params.window && t <= own - params.window))
+        if ((t >= removed.begin && t < removed.end) || (params.causal && t > own) ||
+            (params.window > 0 && own >= params.window && t <= own - params.window))
           score = lowest;
       }
       const double greatest = std::max(length > 0 ? scores.maxCoeff() : lowest, sink);

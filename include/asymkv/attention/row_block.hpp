@@ -26,7 +26,7 @@ struct RowRange {
 class RowBlock {
  public:
   RowBlock(const kernels::Table& kernels, const SideStore& keys, const SideStore& values, const AttentionCall& call,
-           AttentionScratch& scratch, HeadRange heads, RowRange rows, TokenRange tokens) noexcept
+           const AttentionScratch& scratch, HeadRange heads, RowRange rows, TokenRange tokens) noexcept
       : kernels_(kernels),
         keys_(keys),
         values_(values),
@@ -35,19 +35,21 @@ class RowBlock {
         heads_(heads),
         first_(rows.first),
         rows_(rows.count),
-        tokens_(tokens) {}
+        tokens_(tokens),
+        rotated_(values.pages().rotated()) {}
 
   /// Spans that no row sees are skipped.
   void run() noexcept {
     load_queries();
     const Index begin = visible(0).begin, end = visible(rows_ - 1).end;
-    for (Index page = first_page(keys_, begin); page < keys_.pages().size() && keys_.pages()[page].first < end;
-         ++page) {
+    const Index behind_sinks = std::max(keys_.sinks().count(), call_.removed().end);
+    const Index kept = std::max(begin, behind_sinks);
+    for (Index page = first_page(keys_, kept); page < keys_.pages().size() && keys_.pages()[page].first < end; ++page) {
       packed_scores(page);
-      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, keys_.sinks().count());
+      finish_span(keys_.pages()[page].first, keys_.pages()[page].count, behind_sinks);
     }
-    dense_spans(keys_.dense(), keys_.sealed(), begin, end);
-    dense_spans(keys_.sinks(), 0, begin, end);
+    dense_spans(keys_.dense(), keys_.sealed(), {kept, end}, behind_sinks);
+    dense_spans(keys_.sinks(), 0, {begin, end}, 0);
   }
 
   void store_output() noexcept {
@@ -82,7 +84,7 @@ class RowBlock {
       clear(queries());
       ordered_by_[head_ - heads_.first] = nullptr;
       clear(sums());
-      if (values_.rotated()) clear(rotated_sums());
+      if (rotated_) clear(rotated_sums());
       for (Index r = 0; r < rows_; ++r) {
         call_.load_query(head_, first_ + r, queries().row(r));
         running_max()[r] = -std::numeric_limits<float>::infinity();
@@ -112,23 +114,24 @@ class RowBlock {
     return {rows.data + first, rows.stride, rows_};
   }
 
-  /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in [begin, end).
-  void dense_spans(const TokenBuffer& buffer, Index buffer_first, Index begin, Index end) noexcept {
-    const Index skipped = begin > buffer_first ? (begin - buffer_first) / page_tokens * page_tokens : 0;
-    const Index stop = std::min(end, buffer_first + buffer.count());
-    for (Index first = buffer_first + skipped; first < stop; first += page_tokens) {
-      const Index count = std::min(buffer_first + buffer.count() - first, page_tokens);
+  /// Tokens of a buffer whose first is token `buffer_first`, as far as they are in the range; weights of those before
+  /// token `begin` are 0.
+  void dense_spans(const TokenBuffer& buffer, Index buffer_first, const TokenRange& range, Index begin) noexcept {
+    const Index buffer_end = buffer_first + buffer.count(), stop = std::min(range.end, buffer_end);
+    Index first = std::max(buffer_first, range.begin / page_tokens * page_tokens);
+    for (Index count = 0; first < stop; first += count) {
+      count = std::min(buffer_end, (first / page_tokens + 1) * page_tokens) - first;
       each_head([&] {
         clear(weights());
         kernels_.dense_scores(buffer.view(head_, first - buffer_first, count), queries().stride, left(queries()),
                               weights(), scratch_.kernel());
       });
-      finish_span(first, count, 0);
+      finish_span(first, count, begin);
     }
   }
 
   void add_rotated(Index r) noexcept {
-    if (!values_.rotated()) return;
+    if (!rotated_) return;
     float* rotated = rotated_sums().row(r);
     float* to = sums().row(r);
     rotate_hadamard(rotated, values_.dim());
@@ -137,32 +140,34 @@ class RowBlock {
 
   /// The panels of a page, with the first of those to be read next.
   kernels::PanelView view(const SideStore& side, Index page, Index lanes, Index depth) noexcept {
-    const unsigned char* panels = side.panel(page, heads_.first);
+    const PageFormat& format = side.pages().format(page);
+    const unsigned char* panels = side.pages().panel(page, heads_.first);
     const bool more = page + 1 < side.pages().size();
-    return {side.layout(),
+    return {format.layout,
             panels,
-            side.panel_bytes(),
+            format.panel_bytes,
             heads_.count,
             lanes,
             depth,
-            more ? side.panel(page + 1, heads_.first) : panels};
+            more ? side.pages().panel(page + 1, heads_.first) : panels};
   }
 
   void packed_scores(Index page) noexcept {
-    const bool mixed = keys_.layout().format.mixed();
+    const PanelLayout& layout = keys_.pages().format(page).layout;
+    const bool mixed = layout.format.mixed();
     each_head([&] {
       clear(weights());
       if (mixed) order_queries(page);
     });
-    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, keys_.layout().slots()),
+    kernels_.packed_product(view(keys_, page, keys_.pages()[page].count, layout.slots()),
                             left(mixed ? scratch_.ordered_queries(0) : scratch_.queries(0)), scratch_.weights(0),
                             scratch_.kernel());
   }
 
   /// Puts the queries of a head in the order of a page's channels, which mostly is that of the page before.
   void order_queries(Index page) noexcept {
-    const PanelLayout& layout = keys_.layout();
-    const unsigned char* widths = keys_.panel(page, head_) + layout.widths_offset();
+    const PanelLayout& layout = keys_.pages().format(page).layout;
+    const unsigned char* widths = keys_.pages().panel(page, head_) + layout.widths_offset();
     const unsigned char*& ordered_by = ordered_by_[head_ - heads_.first];
     const bool ordered =
         ordered_by != nullptr && std::memcmp(ordered_by, widths, std::size_t(layout.widths_bytes())) == 0;
@@ -192,7 +197,7 @@ class RowBlock {
         for (Index i = round_up(seen, 16); i < page_tokens; ++i) row[i] = 0.0f;
         if (factor == 1.0f) continue;
         kernels_.multiply(sums().row(r), sums().stride, factor);
-        if (values_.rotated()) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
+        if (rotated_) kernels_.multiply(rotated_sums().row(r), sums().stride, factor);
       }
     });
     add_values(first, first + count);
@@ -206,6 +211,7 @@ class RowBlock {
       dense_values(values_.sinks(), token, token, stop, first);
       token = stop;
     }
+    if (token >= call_.removed().begin) token = std::max(token, call_.removed().end);
     for (Index page = first_page(values_, token); token < end && page < values_.pages().size(); ++page) {
       const Page& p = values_.pages()[page];
       const Index stop = p.first + p.count < end ? p.first + p.count : end;
@@ -226,7 +232,7 @@ class RowBlock {
   /// The page that holds `token`, or a number beyond the last. Pages are full but where the cache was trimmed, so the
   /// guess is right or just too low.
   static Index first_page(const SideStore& side, Index token) noexcept {
-    const Array<Page>& pages = side.pages();
+    const PageTable& pages = side.pages();
     if (pages.size() == 0) return 0;
     Index page = clamp(token - pages[0].first, token) / page_tokens;
     while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
@@ -236,6 +242,7 @@ class RowBlock {
   static Index clamp(Index i, Index most) noexcept { return i < 0 ? 0 : i > most ? most : i; }
 
   void packed_values(Index page, Index token, Index stop, Index first) noexcept {
+    const PanelLayout& layout = values_.pages().format(page).layout;
     const Index slot = token - values_.pages()[page].first;
     const bool aligned = slot == token - first;
     if (!aligned)  // the kernel wants weight i at slot i; true but where the cache was trimmed
@@ -245,19 +252,21 @@ class RowBlock {
           std::memcpy(shifted_weights().row(r) + slot, weights().row(r) + (token - first),
                       sizeof(float) * std::size_t(stop - token));
       });
-    kernels_.packed_product(view(values_, page, values_.layout().lanes, slot + stop - token),
+    kernels_.packed_product(view(values_, page, layout.lanes, slot + stop - token),
                             left(aligned ? scratch_.weights(0) : scratch_.shifted_weights(0)),
-                            values_.rotated() ? scratch_.rotated_sums(0) : scratch_.sums(0), scratch_.kernel());
+                            layout.format.rotation != Rotation::none ? scratch_.rotated_sums(0) : scratch_.sums(0),
+                            scratch_.kernel());
   }
 
   const kernels::Table& kernels_;
   const SideStore& keys_;
   const SideStore& values_;
   const AttentionCall& call_;
-  AttentionScratch& scratch_;
+  const AttentionScratch& scratch_;
   HeadRange heads_;
   Index first_, rows_;
   TokenRange tokens_;
+  bool rotated_;  ///< whether some values are
   Index head_ = 0;
   const unsigned char* ordered_by_[attention_rows] = {};  ///< widths by which a head's queries are ordered
 };

@@ -1,11 +1,10 @@
-// scratch.hpp: working memory of the attention, one for each thread, sized once when a cache is created. Used by
-// row_block.hpp and attend.hpp.
+// scratch.hpp: working memory of one thread that attends, seals or reads back, as arrays of floats. Used by
+// workspace.hpp, row_block.hpp and attend.hpp.
 #pragma once
 
 #include <algorithm>
 
 #include "asymkv/kernels/table.hpp"
-#include "asymkv/memory.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -28,62 +27,75 @@ struct PartialRows {
 /// A slice is some neighbouring (head, tokens), so it has whole heads and at most two of which it sees some tokens.
 constexpr Index slice_partials = 2;
 
-/// Float arrays in one block of memory.
-class AttentionScratch {
+/// Where the float arrays of one thread's working memory lie.
+class ScratchLayout {
  public:
-  /// `kernel_floats` are what products with packed panels need, and, where panels are written and read, their writer
-  /// and reader; `partials` is
-  /// slice_partials, or 0 where nothing is cut.
-  [[nodiscard]] bool allocate(Index key_dim, Index value_dim, Index kernel_floats, Index partials,
-                              const Allocator& allocator) noexcept {
-    key_stride_ = padded_dim(key_dim);
-    value_stride_ = padded_dim(value_dim);
-    const Index deepest = key_stride_ > page_tokens ? key_stride_ : page_tokens;
-    const Index sizes[kArrays] = {attention_rows * key_stride_,
-                                  attention_rows * key_stride_,
-                                  attention_rows * page_tokens,
-                                  attention_rows * page_tokens,
-                                  attention_rows * value_stride_,
-                                  attention_rows * value_stride_,
-                                  attention_rows,
-                                  attention_rows,
-                                  std::max(kernels::dense_scratch(deepest), kernel_floats),
-                                  partials * attention_rows * (value_stride_ + 2)};
-    Index total = 0;
-    for (int i = 0; i < kArrays; ++i) {
-      offsets_[i] = total;
-      total += sizes[i];
+  ScratchLayout() noexcept = default;
+  /// `kernel_floats` are what the kernels, the panels' writer and their reader need; `partials` is slice_partials, or 0
+  /// where nothing is cut.
+  ScratchLayout(Index key_dim, Index value_dim, Index kernel_floats, Index partials) noexcept
+      : key_stride_(padded_dim(key_dim)), value_stride_(padded_dim(value_dim)) {
+    const Index deepest = std::max(key_stride_, page_tokens);
+    const Index sizes[count] = {attention_rows * key_stride_,
+                                attention_rows * key_stride_,
+                                attention_rows * page_tokens,
+                                attention_rows * page_tokens,
+                                attention_rows * value_stride_,
+                                attention_rows * value_stride_,
+                                attention_rows,
+                                attention_rows,
+                                std::max(kernels::dense_scratch(deepest), kernel_floats),
+                                partials * attention_rows * (value_stride_ + 2)};
+    for (int i = 0; i < count; ++i) {
+      offsets_[i] = floats_;
+      floats_ += round_up(sizes[i], 16);  // each begins at a multiple of 64 bytes
     }
-    return memory_.allocate(total * Index(sizeof(float)), allocator);
   }
 
-  Index bytes() const noexcept { return memory_.bytes(); }
-  /// From row `first` on.
-  ScratchRows queries(Index first) noexcept { return {at(0) + first * key_stride_, key_stride_}; }
-  /// Those of mixed widths, in the order of a page's channels.
-  ScratchRows ordered_queries(Index first) noexcept { return {at(1) + first * key_stride_, key_stride_}; }
-  ScratchRows weights(Index first) noexcept { return {at(2) + first * page_tokens, page_tokens}; }
-  ScratchRows shifted_weights(Index first) noexcept { return {at(3) + first * page_tokens, page_tokens}; }
-  ScratchRows sums(Index first) noexcept { return {at(4) + first * value_stride_, value_stride_}; }
-  /// Sums of rotated values, apart from the others until the end.
-  ScratchRows rotated_sums(Index first) noexcept { return {at(5) + first * value_stride_, value_stride_}; }
-  float* running_max() noexcept { return at(6); }
-  float* running_sum() noexcept { return at(7); }
-  /// Of the kernels, the panels' writer and their reader, one at a time.
-  float* kernel() noexcept { return at(8); }
-  /// Stays until the slices are merged.
-  PartialRows partial(Index i) noexcept {
-    float* sums = at(9) + i * attention_rows * (value_stride_ + 2);
-    float* max = sums + attention_rows * value_stride_;
-    return {{sums, value_stride_}, max, max + attention_rows};
-  }
+  Index floats() const noexcept { return floats_; }
+  Index offset(int array) const noexcept { return offsets_[array]; }
+  Index key_stride() const noexcept { return key_stride_; }
+  Index value_stride() const noexcept { return value_stride_; }
 
  private:
-  static constexpr int kArrays = 10;
-  float* at(int i) noexcept { return reinterpret_cast<float*>(memory_.data()) + offsets_[i]; }
-  Buffer memory_;
-  Index key_stride_ = 0, value_stride_ = 0;
-  Index offsets_[kArrays] = {};
+  static constexpr int count = 10;
+  Index key_stride_ = 0, value_stride_ = 0, floats_ = 0;
+  Index offsets_[count] = {};
+};
+
+/// Working memory of one thread: a view of `layout.floats()` floats at `data`.
+class AttentionScratch {
+ public:
+  AttentionScratch(const ScratchLayout& layout, float* data) noexcept : layout_(layout), data_(data) {}
+
+  /// From row `first` on.
+  ScratchRows queries(Index first) const noexcept { return rows(0, first, layout_.key_stride()); }
+  /// Those of mixed widths, in the order of a page's channels.
+  ScratchRows ordered_queries(Index first) const noexcept { return rows(1, first, layout_.key_stride()); }
+  ScratchRows weights(Index first) const noexcept { return rows(2, first, page_tokens); }
+  ScratchRows shifted_weights(Index first) const noexcept { return rows(3, first, page_tokens); }
+  ScratchRows sums(Index first) const noexcept { return rows(4, first, layout_.value_stride()); }
+  /// Sums of rotated values, apart from the others until the end.
+  ScratchRows rotated_sums(Index first) const noexcept { return rows(5, first, layout_.value_stride()); }
+  float* running_max() const noexcept { return at(6); }
+  float* running_sum() const noexcept { return at(7); }
+  /// Of the kernels, the panels' writer and their reader, one at a time.
+  float* kernel() const noexcept { return at(8); }
+  /// Stays until the slices are merged.
+  PartialRows partial(Index i) const noexcept {
+    float* sums = at(9) + i * attention_rows * (layout_.value_stride() + 2);
+    float* max = sums + attention_rows * layout_.value_stride();
+    return {{sums, layout_.value_stride()}, max, max + attention_rows};
+  }
+  /// Floats for a page of one head, [page_tokens][key_dim or value_dim]: where queries (sums) are not in use.
+  float* page() const noexcept { return at(layout_.key_stride() > layout_.value_stride() ? 0 : 4); }
+
+ private:
+  float* at(int array) const noexcept { return data_ + layout_.offset(array); }
+  ScratchRows rows(int array, Index first, Index stride) const noexcept { return {at(array) + first * stride, stride}; }
+
+  const ScratchLayout& layout_;
+  float* data_;
 };
 
 ASYMKV_NAMESPACE_END

@@ -16,13 +16,11 @@ class AsymKVCache final : public detail::SequenceCache {
   /// lacks, mixed widths for key_dim above 256), out_of_memory.
   static Result<AsymKVCache> create(const CacheShape& shape, const AsymKVPolicy& policy,
                                     const CacheOptions& options = {}) noexcept {
-    if (policy.num_layers() != shape.layers)
-      return Status::error(ErrorCode::invalid_argument, "policy: is for %lld layers, the shape has %lld",
-                           detail::number(policy.num_layers()), detail::number(shape.layers));
+    if (Status status = check_layers(policy, shape); !status.ok()) return status;
     AsymKVCache cache;
     Status status = cache.initialize(shape, options, [&](Index layer, Side side) {
       SideConfig config;
-      config.format = side == Side::keys ? policy.layer(layer).keys : policy.layer(layer).values;
+      config.format = policy.format(layer, side);
       config.sink_length = policy.sink_length();
       config.type = config.format.bits == 16 ? ScalarType::f16 : ScalarType::f32;
       return config;
@@ -31,8 +29,44 @@ class AsymKVCache final : public detail::SequenceCache {
     return cache;
   }
 
+  /// A sequence that goes on from here on its own: it shares sealed pages, of which none is copied but the one that is
+  /// not full yet, by the first append that goes into it; sinks and window are copied. Costs no more memory than these
+  /// and 24 bytes a page. Errors: out_of_memory, out_of_range (moved from).
+  Result<AsymKVCache> fork() const noexcept {
+    AsymKVCache cache;
+    if (Status status = cache.initialize_fork(*this); !status.ok()) return status;
+    return cache;
+  }
+
+  /// Gives the oldest pages fewer bits, e.g. when memory runs short: of tokens [first, last), in every layer, each page
+  /// that lies inside, is complete, cannot be unsealed any more (CacheOptions::rollback_tokens), and would become
+  /// smaller, in the formats of `policy` (of which the sinks and sides of 16 and 32 bits do not matter). From what the
+  /// page reads back as, so its error adds to the one that was there; the same for every instruction set. Pages that no
+  /// fork shares are rewritten in place, and memory behind them goes back where the allocator can shrink a block or has
+  /// a smaller one; others are copied, which takes requantize_bytes(first, last, policy) of fresh memory. Later tokens
+  /// are sealed as before. Errors: invalid_argument (layers), out_of_range, unsupported (mixed widths for key_dim above
+  /// 256; more than 4 formats in a side's pages), overflow (magnitudes beyond what the format holds), out_of_memory;
+  /// then nothing is changed.
+  Status requantize(Index first, Index last, const AsymKVPolicy& policy) noexcept {
+    return requantize(first, last, policy, workspace());
+  }
+  Status requantize(Index first, Index last, const AsymKVPolicy& policy, const Workspace& workspace) noexcept {
+    if (Status status = check_layers(policy, shape()); !status.ok()) return status;
+    return SequenceCache::requantize({first, last}, workspace, policy);
+  }
+  /// 0 where the policy is not for as many layers.
+  Index requantize_bytes(Index first, Index last, const AsymKVPolicy& policy) noexcept {
+    return check_layers(policy, shape()).ok() ? SequenceCache::requantize_bytes({first, last}, policy) : 0;
+  }
+
  private:
   AsymKVCache() noexcept = default;
+
+  static Status check_layers(const AsymKVPolicy& policy, const CacheShape& shape) noexcept {
+    if (policy.num_layers() == shape.layers) return {};
+    return Status::error(ErrorCode::invalid_argument, "policy: is for %lld layers, the shape has %lld",
+                         detail::number(policy.num_layers()), detail::number(shape.layers));
+  }
 };
 
 ASYMKV_NAMESPACE_END

@@ -22,6 +22,14 @@ class DenseKVCache final : public detail::SequenceCache {
     return cache;
   }
 
+  /// A sequence that goes on from here on its own, with a copy of all tokens: nothing is sealed, so nothing is shared.
+  /// Errors: out_of_memory, out_of_range (moved from).
+  Result<DenseKVCache> fork() const noexcept {
+    DenseKVCache cache;
+    if (Status status = cache.initialize_fork(*this); !status.ok()) return status;
+    return cache;
+  }
+
  private:
   DenseKVCache() noexcept = default;
 };

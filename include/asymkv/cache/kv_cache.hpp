@@ -26,22 +26,48 @@ inline Status check_layer(Index layer, Index layers) noexcept {
                        number(layer), number(layers));
 }
 
+inline Status check_slice(const AttentionSlice& slice, Index threads) noexcept {
+  if (slice.nth >= 1 && slice.nth <= threads && slice.ith >= 0 && slice.ith < slice.nth) return {};
+  return Status::error(ErrorCode::invalid_argument,
+                       "slice: is %lld of %lld; use 0..nth-1 of at most %lld, the threads of the workspace",
+                       number(slice.ith), number(slice.nth), number(threads));
+}
+
+/// Calls attend, then merge, with each of nth slices, as parallel_for distributes them; of one, attend alone, on the
+/// calling thread. The first slice's Status, which is that of all.
+template <class ParallelFor, class Attend, class Merge>
+Status in_slices(Index nth, ParallelFor&& parallel_for, const Attend& attend, const Merge& merge) {
+  if (nth <= 1) return attend(AttentionSlice());
+  Status status;
+  parallel_for(nth, [&](Index ith) {
+    Status result = attend(AttentionSlice{ith, nth});
+    if (ith == 0) status = result;
+  });
+  if (!status.ok()) return status;
+  parallel_for(nth, [&](Index ith) {
+    Status result = merge(AttentionSlice{ith, nth});
+    if (ith == 0) status = result;
+  });
+  return status;
+}
+
 }  // namespace detail
 
 /// Everything a cache holds from its allocator, in bytes, room for tokens to come included; total() equals what the
-/// allocator handed out.
+/// allocator handed out to a cache without forks. Forks share pages and working memory, which each of them counts.
 struct CacheBytes {
-  Index keys = 0;      ///< sealed pages (packed codes and metadata)
-  Index values = 0;    ///< sealed pages (packed codes and metadata)
-  Index reserved = 0;  ///< pages not yet in use
-  Index dense = 0;     ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
-  Index scratch = 0;   ///< working memory of attend
-  Index tables = 0;    ///< bookkeeping: layers, page tables
-  Index total() const noexcept { return keys + values + reserved + dense + scratch + tables; }
+  Index keys = 0;     ///< sealed pages (packed codes and metadata) of this cache alone
+  Index values = 0;   ///< the same of values
+  Index shared = 0;   ///< sealed pages, of keys and values, that forks hold too
+  Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
+  Index scratch = 0;  ///< working memory, which forks share
+  Index tables = 0;   ///< bookkeeping: layers, page tables
+  Index total() const noexcept { return keys + values + shared + dense + scratch + tables; }
 };
 
-/// A key/value cache of one sequence. Not thread-safe: one call at a time per cache, but for the slices of one attend.
-/// Every call that fails leaves the cache as it was; its page tables may have grown.
+/// A key/value cache of one sequence. One call at a time per cache, but for the slices of one attend; caches of this
+/// library offer more (SequenceCache). Every call that fails leaves the cache as it was; its page tables may have
+/// grown.
 class KVCache {
  public:
   virtual ~KVCache() = default;
@@ -88,23 +114,14 @@ class KVCache {
   template <class ParallelFor>
   Status attend_parallel(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                          ParallelFor&& parallel_for) {
-    const Index nth = threads();
-    if (nth <= 1) return attend(layer, queries, output, params);
-    Status status;
-    parallel_for(nth, [&](Index ith) {
-      Status result = attend_slice(layer, queries, output, params, {ith, nth});
-      if (ith == 0) status = result;
-    });
-    if (!status.ok()) return status;
-    parallel_for(nth, [&](Index ith) {
-      Status result = merge_slices(layer, queries, output, params, {ith, nth});
-      if (ith == 0) status = result;
-    });
-    return status;
+    return detail::in_slices(
+        threads(), parallel_for,
+        [&](const AttentionSlice& slice) { return attend_slice(layer, queries, output, params, slice); },
+        [&](const AttentionSlice& slice) { return merge_slices(layer, queries, output, params, slice); });
   }
 
   /// Reads keys (values) of tokens first..first+out.tokens-1 of one kv head back as the attention sees them;
-  /// out [count, 1, dim]. Errors: invalid_argument, out_of_range.
+  /// out [count, 1, dim]. Errors: invalid_argument, out_of_range (removed tokens too).
   virtual Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
   virtual Status values(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept = 0;
 
@@ -122,9 +139,20 @@ class KVCache {
   }
 
   /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before. `tokens` is at most
-  /// length(), so that trim(length()) repairs a step that broke off between layers. Magnitudes that attend() checks for
-  /// overflow are remembered until a trim to 0 or clear().
+  /// length(), so that trim(length()) repairs a step that broke off between layers; it is not below removed tokens, but
+  /// may be the number of sinks or less. Magnitudes that attend() checks for overflow are remembered until a trim to 0
+  /// or clear().
   virtual Status trim(Index tokens) noexcept = 0;
+  /// For sliding windows: removes tokens of one layer from behind the policy's sinks up to `end`, at most
+  /// length(layer). No query sees them from then on; tokens keep their numbers and lengths count them. Memory of whole
+  /// pages before `end`, but for the last page, goes back to the allocator, that of layers in f16 and f32 is used anew.
+  /// An end before that of an earlier call changes nothing. Errors: out_of_range, unsupported (other caches).
+  virtual Status remove_front(Index, Index) noexcept {
+    return Status::error(ErrorCode::unsupported, "remove_front: this cache keeps all tokens");
+  }
+  /// Removed tokens of a layer, [sinks, end of the last remove_front); empty where none are.
+  virtual TokenRange removed(Index) const noexcept { return {}; }
+
   /// Drops all tokens and gives their memory back.
   virtual void clear() noexcept = 0;
 

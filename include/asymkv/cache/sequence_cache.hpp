@@ -1,9 +1,10 @@
 // sequence_cache.hpp: what AsymKVCache and DenseKVCache<T> have in common: the layers of one sequence, the checks of
-// every call's arguments, and the order of a step.
+// every call's arguments, the order of a step, and forks.
 #pragma once
 
 #include "asymkv/attention/attend.hpp"
 #include "asymkv/attention/check.hpp"
+#include "asymkv/cache/requantization.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -11,14 +12,17 @@ ASYMKV_NAMESPACE_BEGIN
 struct CacheOptions {
   /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
   Index residual_length = 128;
-  /// A layer's first append gets the memory of so many tokens, 0..2^32, but for the window and the sinks of packed
-  /// sides: one block a side, which is kept until clear(); the default allocator asks for huge pages from 2 MiB on.
-  /// More tokens get theirs as they come. seal() after the last of them may need a page more a side.
+  /// Sides in f16 and f32 get the memory of so many tokens, 0..2^32, with their first append: one block a side. More
+  /// tokens get theirs as they come. Packed sides take page after page; PagePool has a block for all of them.
   Index reserve_tokens = 0;
   Allocator allocator;
   /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory. With 1,
   /// attend_parallel runs on the calling thread alone, however many a pool has.
   Index threads = 1;
+  /// The last so many tokens (0..2^32) stay in full precision even where they are sealed, and what R needs beside them,
+  /// so that trim() by up to so many undoes their sealing: the cache then is as if it had been appended to token by
+  /// token up to there. For drafts that may be rejected.
+  Index rollback_tokens = 0;
 };
 
 namespace detail {
@@ -48,14 +52,22 @@ struct OwnShape : CacheShape {
 struct Layer {
   SideStore keys;
   SideStore values;
+  Index removed = 0;  ///< end of the removed tokens
 };
 
+/// The calls of a sequence that KVCache has use working memory of the cache's own, which its forks share: they take
+/// turns. With a Workspace given, any number of threads may read at the same time (const calls), and forks may be
+/// written to on different threads. A cache that is written to is used by one thread.
 class SequenceCache : public KVCache {
  public:
   const CacheShape& shape() const noexcept final { return shape_; }
   Isa isa() const noexcept { return kernels_->isa; }
 
   Status append(Index layer, const ConstTensor& keys, const ConstTensor& values) noexcept final {
+    return append(layer, keys, values, workspace_);
+  }
+  Status append(Index layer, const ConstTensor& keys, const ConstTensor& values, const Workspace& workspace) noexcept {
+    if (Status status = check_workspace(workspace); !status.ok()) return status;
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     Layer& to = layers_[layer];
     float key_magnitude = 0.0f, value_magnitude = 0.0f;
@@ -81,8 +93,8 @@ class SequenceCache : public KVCache {
     typed_ = true;
     key_type_ = keys.type;
     value_type_ = values.type;
-    to.keys.seal(*kernels_, scratch_[0].kernel());
-    to.values.seal(*kernels_, scratch_[0].kernel());
+    to.keys.seal(*kernels_, workspace.scratch(0).kernel());
+    to.values.seal(*kernels_, workspace.scratch(0).kernel());
     to.keys.append(*kernels_, keys);
     to.values.append(*kernels_, values);
     to.keys.note_greatest(key_magnitude);
@@ -92,45 +104,73 @@ class SequenceCache : public KVCache {
 
   Status attend(Index layer, const ConstTensor& queries, const Tensor& output,
                 const AttentionParams& params = {}) noexcept final {
-    return attend_slice(layer, queries, output, params, {});
+    return attend(layer, queries, output, params, workspace_);
+  }
+  Status attend(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                const Workspace& workspace) const noexcept {
+    return attend_slice(layer, queries, output, params, {}, workspace);
   }
 
-  Index threads() const noexcept final { return scratch_.size(); }
+  Index threads() const noexcept final { return workspace_.threads(); }
 
   Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                       const AttentionSlice& slice) noexcept final {
-    return with_attention(layer, queries, output, params, slice,
-                          [&](const LayerAttention& attention) { attention.run(slice, scratch_[slice.ith]); });
+    return attend_slice(layer, queries, output, params, slice, workspace_);
+  }
+  Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                      const AttentionSlice& slice, const Workspace& workspace) const noexcept {
+    return with_attention(layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
+      attention.run(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
+    });
   }
 
   Status merge_slices(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                       const AttentionSlice& slice) noexcept final {
-    return with_attention(layer, queries, output, params, slice,
-                          [&](const LayerAttention& attention) { attention.merge(slice, scratch_); });
+    return merge_slices(layer, queries, output, params, slice, workspace_);
   }
+  Status merge_slices(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                      const AttentionSlice& slice, const Workspace& workspace) const noexcept {
+    return with_attention(layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
+      attention.merge(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
+    });
+  }
+
+  /// As KVCache::attend_parallel, in as many slices as the workspace has threads.
+  template <class ParallelFor>
+  Status attend_parallel(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                         const Workspace& workspace, ParallelFor&& parallel_for) const {
+    return in_slices(
+        workspace.threads(), parallel_for,
+        [&](const AttentionSlice& slice) { return attend_slice(layer, queries, output, params, slice, workspace); },
+        [&](const AttentionSlice& slice) { return merge_slices(layer, queries, output, params, slice, workspace); });
+  }
+  using KVCache::attend_parallel;
 
   Status keys(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept final {
-    return read(layer, kv_head, first, out, Side::keys);
+    return keys(layer, kv_head, first, out, workspace_);
+  }
+  Status keys(Index layer, Index kv_head, Index first, const Tensor& out, const Workspace& workspace) const noexcept {
+    return read(layer, kv_head, first, out, Side::keys, workspace);
   }
   Status values(Index layer, Index kv_head, Index first, const Tensor& out) const noexcept final {
-    return read(layer, kv_head, first, out, Side::values);
+    return values(layer, kv_head, first, out, workspace_);
+  }
+  Status values(Index layer, Index kv_head, Index first, const Tensor& out, const Workspace& workspace) const noexcept {
+    return read(layer, kv_head, first, out, Side::values, workspace);
   }
 
-  Status seal() noexcept final {
-    for (Index i = 0; i < layers_.size(); ++i) {
-      SideStore* const sides[] = {&layers_[i].keys, &layers_[i].values};
-      for (SideStore* side : sides)
+  Status seal() noexcept final { return seal(workspace_); }
+  Status seal(const Workspace& workspace) noexcept {
+    if (Status status = check_workspace(workspace); !status.ok()) return status;
+    for (Index i = 0; i < layers_.size(); ++i)
+      for (SideStore* side : {&layers_[i].keys, &layers_[i].values})
         if (!side->prepare(0, side->dense().type(), allocator_)) {
-          for (Index j = 0; j <= i; ++j) {
-            layers_[j].keys.cancel();
-            if (j < i || side == sides[1]) layers_[j].values.cancel();
-          }
+          for (Layer& layer : layers_) layer.keys.cancel(), layer.values.cancel();
           return Status::error(ErrorCode::out_of_memory, "seal: no memory for the pages of layer %lld", number(i));
         }
-    }
     for (Layer& layer : layers_) {
-      layer.keys.seal(*kernels_, scratch_[0].kernel());
-      layer.values.seal(*kernels_, scratch_[0].kernel());
+      layer.keys.seal(*kernels_, workspace.scratch(0).kernel());
+      layer.values.seal(*kernels_, workspace.scratch(0).kernel());
     }
     return {};
   }
@@ -146,33 +186,57 @@ class SequenceCache : public KVCache {
           ErrorCode::out_of_range,
           "tokens: cannot trim to %lld, the length is %lld; use 0..%lld, the length of the shortest layer",
           number(tokens), number(length()), number(length()));
+    for (const Layer& layer : layers_)
+      if (tokens > sinks_ && tokens < layer.removed)
+        return Status::error(ErrorCode::out_of_range,
+                             "tokens: cannot trim to %lld, tokens %lld..%lld are removed; use more, or up to %lld",
+                             number(tokens), number(sinks_), number(layer.removed - 1), number(sinks_));
     for (Layer& layer : layers_) {
       layer.keys.trim(tokens);
       layer.values.trim(tokens);
+      if (tokens <= sinks_) layer.removed = 0;
     }
     return {};
+  }
+
+  Status remove_front(Index layer, Index end) noexcept final {
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
+    if (end < 0 || end > length(layer))
+      return Status::error(ErrorCode::out_of_range, "end: is %lld; use 0..%lld, the length of the layer", number(end),
+                           number(length(layer)));
+    Layer& from = layers_[layer];
+    if (end <= std::max(sinks_, from.removed)) return {};
+    from.removed = end;
+    from.keys.remove_front(end);
+    from.values.remove_front(end);
+    return {};
+  }
+  TokenRange removed(Index layer) const noexcept final {
+    if (layer < 0 || layer >= layers_.size() || layers_[layer].removed == 0) return {};
+    return {sinks_, layers_[layer].removed};
   }
 
   void clear() noexcept final {
     for (Layer& layer : layers_) {
       layer.keys.clear();
       layer.values.clear();
+      layer.removed = 0;
     }
     typed_ = false;
   }
 
   CacheBytes bytes() const noexcept final {
     CacheBytes bytes;
-    for (const AttentionScratch& scratch : scratch_) bytes.scratch += scratch.bytes();
-    bytes.tables = layers_.bytes() + scratch_.bytes();
+    bytes.scratch = workspace_.bytes();
+    bytes.tables = layers_.bytes();
     for (const Layer& layer : layers_) {
-      bytes.keys += layer.keys.sealed_bytes();
-      bytes.values += layer.values.sealed_bytes();
+      bytes.keys += layer.keys.pages().page_bytes(false);
+      bytes.values += layer.values.pages().page_bytes(false);
       for (const SideStore* side : {&layer.keys, &layer.values}) {
-        bytes.reserved += side->reserved_bytes();
+        bytes.shared += side->pages().page_bytes(true);
         bytes.dense += side->dense().bytes() + side->sinks().bytes();
+        bytes.tables += side->pages().table_bytes();
       }
-      bytes.tables += layer.keys.table_bytes() + layer.values.table_bytes();
     }
     return bytes;
   }
@@ -183,6 +247,8 @@ class SequenceCache : public KVCache {
   }
 
  protected:
+  const Workspace& workspace() const noexcept { return workspace_; }
+
   /// side_config(layer, side) gives format and type of each side.
   template <class SideConfigOf>
   Status initialize(const CacheShape& shape, const CacheOptions& options, SideConfigOf side_config) noexcept {
@@ -200,11 +266,13 @@ class SequenceCache : public KVCache {
       return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
+    if (options.rollback_tokens < 0 || options.rollback_tokens > Index(1) << 32)
+      return Status::error(ErrorCode::invalid_argument, "options: rollback_tokens is %lld; use 0..2^32",
+                           number(options.rollback_tokens));
     shape_ = shape;
     allocator_ = options.allocator;
     kernels_ = *table;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
-    Index product_floats = 0, page_floats = 0;  // pages are written and read back with the first scratch alone
     for (Index i = 0; i < shape.layers; ++i) {
       SideConfig configs[2];
       for (Side side : {Side::keys, Side::values}) {
@@ -215,6 +283,8 @@ class SequenceCache : public KVCache {
         config.dim = side == Side::keys ? shape.key_dim : shape.value_dim;
         config.residual_length = options.residual_length;
         config.reserve_tokens = options.reserve_tokens;
+        config.rollback_tokens = options.rollback_tokens;
+        sinks_ = config.sink_length;
         if (!config.format.packed()) continue;
         if (options.residual_length % config.format.group_size != 0)
           return Status::error(ErrorCode::invalid_argument,
@@ -224,22 +294,66 @@ class SequenceCache : public KVCache {
           return Status::error(ErrorCode::unsupported,
                                "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
                                number(mixed_depth_limit));
-        const PanelLayout layout = page_layout(config.format, side, config.dim);
-        product_floats = std::max(product_floats, kernels::product_scratch(layout));
-        page_floats = std::max({page_floats, writer_scratch(layout), reader_scratch(layout)});
       }
       layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
     }
-    if (!scratch_.reserve(options.threads, allocator_)) return no_memory();
-    for (Index i = 0; i < options.threads; ++i) {
-      AttentionScratch scratch;
-      const Index kernel_floats = i == 0 ? std::max(product_floats, page_floats) : product_floats;
-      if (!scratch.allocate(shape.key_dim, shape.value_dim, kernel_floats, options.threads > 1 ? slice_partials : 0,
-                            allocator_))
-        return no_memory();
-      scratch_.push(std::move(scratch));
-    }
+    Result<Workspace> workspace = Workspace::create(shape, options.threads, allocator_);
+    if (!workspace.ok()) return workspace.status();
+    workspace_ = std::move(*workspace);
     return {};
+  }
+
+  /// Becomes a fork of another cache.
+  Status initialize_fork(const SequenceCache& from) noexcept {
+    if (from.shape_.layers == 0) return check_layer(0, 0);  // it was moved from
+    shape_ = static_cast<const CacheShape&>(from.shape_);
+    allocator_ = from.allocator_;
+    kernels_ = from.kernels_;
+    if (!layers_.reserve(shape_.layers, allocator_)) return no_memory();
+    for (const Layer& layer : from.layers_) {
+      layers_.push(Layer{SideStore(layer.keys.config()), SideStore(layer.values.config()), layer.removed});
+      if (!layers_.back().keys.fork(layer.keys, allocator_) || !layers_.back().values.fork(layer.values, allocator_))
+        return no_memory();
+    }
+    workspace_ = from.workspace_;
+    sinks_ = from.sinks_;
+    typed_ = from.typed_;
+    key_type_ = from.key_type_;
+    value_type_ = from.value_type_;
+    return {};
+  }
+
+  /// Requantizes pages of a range of tokens; policy.format(layer, side) is their new format; where it is not packed,
+  /// pages stay.
+  template <class Policy>
+  Status requantize(const TokenRange& tokens, const Workspace& workspace, const Policy& policy) noexcept {
+    if (Status status = check_workspace(workspace); !status.ok()) return status;
+    if (tokens.begin < 0 || tokens.begin > tokens.end || tokens.end > length())
+      return Status::error(ErrorCode::out_of_range, "tokens: %lld..%lld are not within 0..%lld, the length",
+                           number(tokens.begin), number(tokens.end), number(length()));
+    Status status;
+    each_requantization(tokens, policy, [&](Index layer, SideStore& side, Requantization& work) {
+      if (status.ok()) status = check_requantization(layer, side, policy.format(layer, side.config().side), work);
+    });
+    if (!status.ok()) return status;
+    each_requantization(tokens, policy, [&](Index layer, SideStore&, Requantization& work) {
+      if (status.ok() && !work.prepare(allocator_))
+        status = Status::error(ErrorCode::out_of_memory,
+                               "requantize: no memory for copies of shared pages of layer %lld", number(layer));
+    });
+    each_requantization(tokens, policy, [&](Index, SideStore&, Requantization& work) {
+      if (status.ok())
+        work.run(*kernels_, workspace.scratch(0), allocator_);
+      else
+        work.cancel();
+    });
+    return status;
+  }
+  template <class Policy>
+  Index requantize_bytes(const TokenRange& tokens, const Policy& policy) noexcept {
+    Index bytes = 0;
+    each_requantization(tokens, policy, [&](Index, SideStore&, const Requantization& work) { bytes += work.bytes(); });
+    return bytes;
   }
 
  private:
@@ -247,19 +361,57 @@ class SequenceCache : public KVCache {
     return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache");
   }
 
+  Status check_workspace(const Workspace& workspace) const noexcept {
+    if (shape_.layers == 0 || workspace.fits(shape_)) return {};
+    return Status::error(ErrorCode::invalid_argument,
+                         "workspace: must be made for key_dim %lld and value_dim %lld, and not be moved from",
+                         number(shape_.key_dim), number(shape_.value_dim));
+  }
+
+  template <class Policy, class Function>
+  void each_requantization(const TokenRange& tokens, const Policy& policy, Function function) noexcept {
+    for (Index layer = 0; layer < layers_.size(); ++layer)
+      for (SideStore* side : {&layers_[layer].keys, &layers_[layer].values}) {
+        const Format format = policy.format(layer, side->config().side);
+        if (!side->packed() || !format.packed()) continue;
+        Requantization work(side->pages(), side->sinks().count(), format,
+                            {tokens.begin, std::min(tokens.end, side->immutable_end())});
+        function(layer, *side, work);
+      }
+  }
+
+  static Status check_requantization(Index layer, const SideStore& side, const Format& format,
+                                     const Requantization& work) noexcept {
+    if (format.mixed() && side.dim() > mixed_depth_limit)
+      return Status::error(ErrorCode::unsupported, "policy: layer %lld has mixed widths, for key_dim up to %lld alone",
+                           number(layer), number(mixed_depth_limit));
+    if (!work.concerns_any()) return {};
+    if (!work.has_room())
+      return Status::error(ErrorCode::unsupported, "policy: layer %lld has pages of 4 formats of %s already, the most",
+                           number(layer), side_name(side.config().side));
+    const float limit = magnitude_limit(format, side.dim());
+    if (side.greatest() <= limit) return {};
+    return Status::error(ErrorCode::overflow, "policy: %s of layer %lld are up to %g; its format holds %g",
+                         side_name(side.config().side), number(layer), double(side.greatest()), double(limit));
+  }
+
   /// Checks all arguments, then calls function(attention).
   template <class Function>
   Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
-                        const AttentionSlice& slice, Function function) noexcept {
+                        const AttentionSlice& slice, const Workspace& workspace, Function function) const noexcept {
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
-    if (slice.nth < 1 || slice.nth > threads() || slice.ith < 0 || slice.ith >= slice.nth)
-      return Status::error(ErrorCode::invalid_argument,
-                           "slice: is %lld of %lld; use 0..nth-1 of at most CacheOptions::threads, %lld",
-                           number(slice.ith), number(slice.nth), number(threads()));
+    if (Status status = check_workspace(workspace); !status.ok()) return status;
+    if (Status status = check_slice(slice, workspace.threads()); !status.ok()) return status;
+    return with_attention(layer, queries, output, params, function);
+  }
+  template <class Function>
+  Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                        Function function) const noexcept {
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     const Layer& from = layers_[layer];
     const Index length = from.keys.length();
     if (Status status = check_attention_shapes(shape_, length, queries, output, params); !status.ok()) return status;
-    const AttentionCall call(shape_.kv_heads, length, queries, output, params);
+    const AttentionCall call(shape_.kv_heads, length, removed(layer), queries, output, params);
     Status status = check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, call, queries,
                                             output, params);
     if (!status.ok()) return status;
@@ -280,7 +432,9 @@ class SequenceCache : public KVCache {
     return check_magnitude(x, magnitude, side.limit(), name);
   }
 
-  Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which) const noexcept {
+  Status read(Index layer, Index kv_head, Index first, const Tensor& out, Side which,
+              const Workspace& workspace) const noexcept {
+    if (Status status = check_workspace(workspace); !status.ok()) return status;
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     const SideStore& from = side(layer, which);
     if (kv_head < 0 || kv_head >= shape_.kv_heads)
@@ -293,7 +447,12 @@ class SequenceCache : public KVCache {
     if (first < 0 || first > from.length() || out.tokens > from.length() - first)
       return Status::error(ErrorCode::out_of_range, "first: %lld tokens from %lld on, but the layer has %lld",
                            number(out.tokens), number(first), number(from.length()));
-    from.read(*kernels_, kv_head, first, out, scratch_[0].kernel(), scratch_[0].sums(0).data);
+    const TokenRange gone = removed(layer);
+    if (out.tokens > 0 && first < gone.end && first + out.tokens > gone.begin)
+      return Status::error(ErrorCode::out_of_range, "first: tokens %lld..%lld are removed", number(gone.begin),
+                           number(gone.end - 1));
+    const AttentionScratch scratch = workspace.scratch(0);
+    from.read(*kernels_, kv_head, first, out, scratch.kernel(), scratch.sums(0).data);
     return {};
   }
 
@@ -301,7 +460,8 @@ class SequenceCache : public KVCache {
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
   Array<Layer> layers_;
-  mutable Array<AttentionScratch> scratch_;  // one a thread; reading back uses the first, too
+  Workspace workspace_;
+  Index sinks_ = 0;  ///< of a policy
   bool typed_ = false;
   ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
 };

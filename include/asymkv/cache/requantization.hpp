@@ -1,0 +1,119 @@
+// requantization.hpp: gives sealed pages of one side fewer bits, so that memory comes free: from what the pages read
+// back as, in place, or in a copy where forks share the page. Used by SequenceCache.
+#pragma once
+
+#include "asymkv/attention/scratch.hpp"
+#include "asymkv/cache/page_table.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// Pages that are complete, lie in the range, and would become smaller are requantized; all others stay.
+class Requantization {
+ public:
+  /// Keeps a reference to the pages, whose first token is `sinks` at least. `tokens` ends before those that may still
+  /// be unsealed.
+  Requantization(PageTable& pages, Index sinks, const Format& format, const TokenRange& tokens) noexcept
+      : pages_(pages), sinks_(sinks), format_(page_layout(format, pages.side(), pages.dim())), tokens_(tokens) {}
+
+  bool concerns_any() const noexcept {
+    Index page = 0;
+    while (page < pages_.size() && !concerns(page)) ++page;
+    return page < pages_.size();
+  }
+  /// Whether the table has room for one more format, or has it.
+  bool has_room() const noexcept { return number() <= PageTable::most_more; }
+  /// Bytes of fresh memory that it takes, for the shared pages' copies.
+  Index bytes() const noexcept {
+    return copies() * (SharedBuffer::header_bytes + page_bytes() + Index(sizeof(SharedBuffer)));
+  }
+
+  /// Gets the memory; false if there is none. cancel() gives it back.
+  [[nodiscard]] bool prepare(const Allocator& allocator) noexcept {
+    const Index count = copies();
+    if (!pages_.next_copies_.reserve(count, allocator)) return false;
+    while (pages_.next_copies_.size() < count) {
+      SharedBuffer copy;
+      if (!copy.allocate(page_bytes(), allocator)) return false;
+      pages_.next_copies_.push(std::move(copy));
+    }
+    return true;
+  }
+  void cancel() noexcept { pages_.next_copies_.reset(); }
+
+  /// Requires has_room() and prepare(). What pages read back as may lie beyond what the format holds by its rounding,
+  /// and is clamped.
+  void run(const kernels::Table& kernels, const AttentionScratch& scratch, const Allocator& allocator) noexcept {
+    const std::int32_t number = this->number();
+    if (number > pages_.more_) pages_.more_formats_[pages_.more_++] = format_;
+    Index copied = 0;
+    for (Index page = 0; page < pages_.size(); ++page) {
+      if (!concerns(page)) continue;
+      Page& p = pages_.pages_[page];
+      const SharedBuffer to = p.memory.shared() ? pages_.next_copies_[copied++] : p.memory;
+      for (Index head = 0; head < pages_.heads(); ++head) rewrite(kernels, page, head, to, scratch);
+      p.memory = to;
+      p.format = number;
+    }
+    cancel();
+    give_back(allocator);
+  }
+
+ private:
+  Index page_bytes() const noexcept { return pages_.heads() * format_.panel_bytes; }
+  /// Slots before those of sinks are empty.
+  Index first_token(const Page& page) const noexcept { return std::max(page.first, sinks_); }
+  bool concerns(Index page) const noexcept {
+    const Page& p = pages_[page];
+    const bool complete = page + 1 < pages_.size() || !pages_.is_open();
+    return complete && first_token(p) >= tokens_.begin && p.end() <= tokens_.end &&
+           format_.panel_bytes < pages_.format(page).panel_bytes;
+  }
+  Index copies() const noexcept {
+    Index count = 0;
+    for (Index page = 0; page < pages_.size(); ++page) count += pages_[page].memory.shared() && concerns(page);
+    return count;
+  }
+
+  /// In place, panels become smaller one after another: none is written over one that is yet to be read.
+  void rewrite(const kernels::Table& kernels, Index page, Index head, const SharedBuffer& to,
+               const AttentionScratch& scratch) const noexcept {
+    const Index dim = pages_.dim(), first = first_token(pages_[page]), count = pages_[page].end() - first;
+    float* const x = scratch.page();
+    const Tensor tokens{x, ScalarType::f32, count, 1, dim, dim, dim, 1};
+    pages_.read(kernels, page, head, first, count, tokens, 0, scratch.kernel(), scratch.rotated_sums(0).data);
+    const float limit = magnitude_limit(format_.layout.format, dim);
+    for (Index i = 0; i < count * dim; ++i) x[i] = std::min(std::max(x[i], -limit), limit);
+    unsigned char* const panel = to.data() + head * format_.panel_bytes;
+    std::memset(panel, 0, std::size_t(format_.panel_bytes));
+    pages_.write_slots(kernels, {page, head, first - pages_[page].first, count},
+                       panel_source(pages_.side(), x, ScalarType::f32, dim, 1), format_, panel, scratch.kernel());
+  }
+
+  /// Of the format among those of the table, or the next one's.
+  std::int32_t number() const noexcept {
+    const Format& format = format_.layout.format;
+    if (format == pages_.own_format_.layout.format) return 0;
+    std::int32_t i = 0;
+    while (i < pages_.more_ && pages_.more_formats_[i].layout.format != format) ++i;
+    return i + 1;
+  }
+
+  /// Memory behind the panels of pages that became smaller, where the allocator takes it, or has a smaller block.
+  void give_back(const Allocator& allocator) const noexcept {
+    for (Page& page : pages_.pages_) {
+      const Index bytes = pages_.heads() * pages_.format_of(page).panel_bytes;
+      if (page.memory.bytes() <= bytes || page.memory.shared() || page.memory.shrink(bytes)) continue;
+      SharedBuffer smaller;
+      if (!smaller.allocate(bytes, allocator)) continue;
+      std::memcpy(smaller.data(), page.data(), std::size_t(bytes));
+      page.memory = std::move(smaller);
+    }
+  }
+
+  PageTable& pages_;
+  Index sinks_;
+  PageFormat format_;
+  TokenRange tokens_;
+};
+
+ASYMKV_NAMESPACE_END
