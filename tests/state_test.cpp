@@ -1,4 +1,5 @@
-// Saved state: its checksum.
+// Saved state: its checksum, and the streams that it goes through.
+#include <asymkv/state/byte_stream.hpp>
 #include <asymkv/state/crc32c.hpp>
 
 #include "support/guarded.hpp"
@@ -80,6 +81,49 @@ TEST(Crc32c, ReadsNothingBeyondTheEnd) {
       EXPECT_EQ(crc32c(reinterpret_cast<const char*>(at_end.matrix().data()) + skip, 4 * floats - skip),
                 crc32c(reinterpret_cast<const char*>(same.data()) + skip, 4 * floats - skip));
   }
+}
+
+TEST(MemorySource, GivesAllBytesInOrderThenFails) {
+  const std::vector<unsigned char> bytes = random_bytes(100, 5);
+  MemorySource memory(bytes.data(), 100);
+  const ByteSource source = memory.source();
+  std::vector<unsigned char> read;
+  for (Index count : {1, 30, 8, 61}) {
+    unsigned char next[61];
+    ASSERT_TRUE(source.read(source.context, next, count));
+    read.insert(read.end(), next, next + count);
+    EXPECT_EQ(memory.remaining(), 100 - Index(read.size()));
+  }
+  EXPECT_EQ(read, bytes);
+  unsigned char none = 7;
+  EXPECT_FALSE(source.read(source.context, &none, 1));
+  EXPECT_EQ(none, 7);
+}
+
+TEST(MemorySource, AReadOfTooMuchReadsNothing) {
+  const std::vector<unsigned char> bytes = random_bytes(10, 6);
+  MemorySource memory(bytes.data(), 10);
+  unsigned char to[11] = {};
+  EXPECT_FALSE(memory.source().read(memory.source().context, to, 11));
+  EXPECT_EQ(memory.remaining(), 10);
+  EXPECT_EQ(std::count(to, to + 11, 0), 11);
+  EXPECT_TRUE(memory.source().read(memory.source().context, to, 10));
+  EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), to));
+}
+
+TEST(MemorySource, OfNoBytesIsAtItsEnd) {
+  MemorySource memory(nullptr, 0);
+  unsigned char byte = 7;
+  EXPECT_FALSE(memory.source().read(memory.source().context, &byte, 1));
+  EXPECT_EQ(memory.remaining(), 0);
+}
+
+TEST(CountingSink, CountsWhatIsWritten) {
+  CountingSink counting;
+  const ByteSink sink = counting.sink();
+  EXPECT_EQ(counting.bytes(), 0);
+  for (Index count : {3, 1, 500}) EXPECT_TRUE(sink.write(sink.context, std::vector<char>(500).data(), count));
+  EXPECT_EQ(counting.bytes(), 504);
 }
 
 }  // namespace
