@@ -1,0 +1,164 @@
+// probe.hpp: the error of attention in service: what an engine has just computed for one layer, against a shadow of
+// that layer in float. For engines that watch their quality; not part of asymkv.hpp: it costs what quantizing saves.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "asymkv/attention/check.hpp"
+#include "asymkv/cache/dense_kv_cache.hpp"
+
+ASYMKV_NAMESPACE_BEGIN
+
+/// How far outputs of attention are from those in float. Adds up over calls, layers and sequences.
+struct AttentionError {
+  double squared_error = 0.0;   ///< sum over all elements of (output - shadow's)^2
+  double squared_shadow = 0.0;  ///< sum over all elements of shadow's^2
+  double greatest = 0.0;        ///< greatest |output - shadow's| of an element
+  Index rows = 0;               ///< query tokens times query heads
+
+  /// Root of the one sum over the other (Frobenius norms): 0 for equal outputs, infinity where the shadow's alone are
+  /// 0. Its square is what measure_curve() calls damage.
+  double relative() const noexcept {
+    if (squared_error == 0.0) return 0.0;
+    return squared_shadow > 0.0 ? std::sqrt(squared_error / squared_shadow) : std::numeric_limits<double>::infinity();
+  }
+
+  void add(const AttentionError& other) noexcept {
+    squared_error += other.squared_error;
+    squared_shadow += other.squared_shadow;
+    if (other.greatest > greatest) greatest = other.greatest;
+    rows += other.rows;
+  }
+};
+
+/// Keeps one layer of a sequence in float beside the cache that serves, and compares outputs. What is done to that
+/// cache's layer is done to the probe with the same arguments, from the first token on: append, trim, clear. compare()
+/// comes between an attend and the next append, as seldom as one likes:
+///
+///   cache.append(layer, keys, values), probe.append(keys, values);
+///   cache.attend(layer, queries, output, params);
+///   if (step % 100 == 0) error = probe.compare(cache, queries, output, params);
+///
+/// Memory: 4 bytes an element of this layer's keys and values, and up to half of that for those to come; 4 bytes an
+/// element of the largest output compared; working memory. Time: append checks and copies; compare() is one attend in
+/// float, on the calling thread. Watch one layer, or some. One call at a time.
+class AttentionProbe {
+ public:
+  /// `shape` is the serving cache's, of which `layer` is watched. All memory comes from `allocator`. Errors:
+  /// invalid_argument (shape, allocator, an unknown ASYMKV_FORCE_ISA), out_of_range (layer), unsupported (an
+  /// instruction set that this machine lacks), out_of_memory.
+  static Result<AttentionProbe> create(const CacheShape& shape, Index layer, const Allocator& allocator = {}) noexcept {
+    if (Status status = detail::check_shape(shape); !status.ok()) return status;
+    if (Status status = detail::check_layer(layer, shape.layers); !status.ok()) return status;
+    if (allocator.allocate == nullptr || allocator.deallocate == nullptr)
+      return Status::error(ErrorCode::invalid_argument, "allocator: has a null function");
+    CacheOptions options;
+    options.allocator = allocator;
+    auto shadow = DenseKVCache<float>::create({1, shape.kv_heads, shape.key_dim, shape.value_dim}, options);
+    if (!shadow.ok()) return shadow.status();
+    return AttentionProbe(std::move(*shadow), layer, allocator);
+  }
+
+  /// Arguments and errors as KVCache::append. Call it where that succeeded; if it fails alone, compare() says that
+  /// lengths differ until both are trimmed or cleared.
+  Status append(const ConstTensor& keys, const ConstTensor& values) noexcept {
+    Status status = shadow_.append(0, keys, values);
+    if (status.code() == ErrorCode::out_of_memory)
+      return Status::error(ErrorCode::out_of_memory,
+                           "append: no memory for %lld more tokens in the shadow of layer %lld",
+                           detail::number(keys.tokens), detail::number(layer_));
+    return status;
+  }
+
+  /// Compares `output`, any type and strides, that served.attend(layer, queries, output, params) has written, with the
+  /// shadow's; `params` with all that they lead to are those of that call, but for lse, which is not written again.
+  /// What storing output in 16 bits rounds is part of the error. Returns the error of this call, which total() has too.
+  /// The first call, and one with more queries than those before, gets memory. Errors: invalid_argument (served has not
+  /// as many tokens as the shadow; and as KVCache::attend), non_finite (output, too), out_of_range, overflow,
+  /// out_of_memory; total() is then as it was.
+  Result<AttentionError> compare(const KVCache& served, const ConstTensor& queries, const ConstTensor& output,
+                                 const AttentionParams& params = {}) noexcept {
+    AttentionParams own = params;
+    own.lse = {};
+    if (Status status = check(served, queries, output, own); !status.ok()) return status;
+    if (!make_room(queries))
+      return Status::error(ErrorCode::out_of_memory, "output: no memory for the shadow's, [%lld, %lld, %lld] in f32",
+                           detail::number(output.tokens), detail::number(output.heads), detail::number(output.dim));
+    const Tensor exact =
+        tensor(reinterpret_cast<float*>(room_.data()), queries.tokens, queries.heads, shadow_.shape().value_dim);
+    if (Status status = shadow_.attend(0, queries, exact, own); !status.ok()) return status;
+    Result<AttentionError> error = difference(output, exact);
+    if (error.ok()) total_.add(*error);
+    return error;
+  }
+
+  /// All that compare() found since the probe was created, or reset_total(); clear() does not change it.
+  const AttentionError& total() const noexcept { return total_; }
+  void reset_total() noexcept { total_ = {}; }
+
+  /// Tokens of the shadow.
+  Index length() const noexcept { return shadow_.length(0); }
+  /// Drops all tokens from `tokens` on, 0..length(). Errors: out_of_range.
+  Status trim(Index tokens) noexcept { return shadow_.trim(tokens); }
+  /// Drops all tokens and gives their memory back, and that of outputs.
+  void clear() noexcept {
+    shadow_.clear();
+    room_ = Buffer();
+  }
+
+  /// All that the allocator handed out.
+  Index bytes() const noexcept { return shadow_.bytes().total() + room_.bytes(); }
+
+ private:
+  AttentionProbe(DenseKVCache<float>&& shadow, Index layer, const Allocator& allocator) noexcept
+      : shadow_(std::move(shadow)), layer_(layer), allocator_(allocator) {}
+
+  Status check(const KVCache& served, const ConstTensor& queries, const ConstTensor& output,
+               const AttentionParams& params) const noexcept {
+    if (Status status = detail::check_layer(0, shadow_.shape().layers); !status.ok()) return status;
+    if (served.length(layer_) != length())
+      return Status::error(
+          ErrorCode::invalid_argument,
+          "served: layer %lld has %lld tokens, its shadow %lld; append to both, and trim and clear both",
+          detail::number(layer_), detail::number(served.length(layer_)), detail::number(length()));
+    const Tensor looked_at{const_cast<void*>(output.data), output.type, output.tokens, output.heads, output.dim};
+    return detail::check_attention_shapes(shadow_.shape(), length(), queries, looked_at, params);
+  }
+
+  /// Room for the shadow's output. Shapes have been checked; the greatest, of 2^62 elements, is more than Index counts
+  /// in bytes.
+  bool make_room(const ConstTensor& queries) noexcept {
+    const Index elements = queries.tokens * queries.heads * shadow_.shape().value_dim;
+    if (elements > Index(1) << 60) return false;
+    const Index bytes = elements * Index(sizeof(float));
+    return bytes <= room_.bytes() || room_.allocate_unset(bytes, allocator_);
+  }
+
+  static Result<AttentionError> difference(const ConstTensor& output, const ConstTensor& exact) noexcept {
+    AttentionError error;
+    for (Index token = 0; token < output.tokens; ++token)
+      for (Index head = 0; head < output.heads; ++head)
+        for (Index i = 0; i < output.dim; ++i) {
+          const double is = double(load_scalar(output.row(token, head), output.type, i * output.dim_stride));
+          const double should_be = double(load_scalar(exact.row(token, head), exact.type, i));
+          if (!std::isfinite(is))
+            return Status::error(ErrorCode::non_finite, "output: contains NaN or infinity, at query %lld, head %lld",
+                                 detail::number(token), detail::number(head));
+          const double distance = std::fabs(is - should_be);
+          error.squared_error += distance * distance;
+          error.squared_shadow += should_be * should_be;
+          if (distance > error.greatest) error.greatest = distance;
+        }
+    error.rows = output.tokens * output.heads;
+    return error;
+  }
+
+  DenseKVCache<float> shadow_;
+  Index layer_;
+  Allocator allocator_;
+  Buffer room_;
+  AttentionError total_;
+};
+
+ASYMKV_NAMESPACE_END
