@@ -5,6 +5,7 @@
 #include "asymkv/attention/reference.hpp"
 #include "asymkv/cache/asym_kv_cache.hpp"
 #include "asymkv/cache/dense_kv_cache.hpp"
+#include "asymkv/cache/page_pool.hpp"
 #include "asymkv/policy.hpp"
 #include "asymkv/quantize/kivi_layout.hpp"
 #include "asymkv/quantize/quantizers.hpp"

@@ -32,11 +32,11 @@ inline void* allocate_aligned(std::size_t bytes) noexcept {
 }  // namespace detail
 
 /// Where a cache gets its memory. allocate returns `bytes` bytes aligned to 64, or null; deallocate gets the same
-/// pointer and size back. shrink, which may be null, gives the end of a block back, whose size is `fewer` from then on;
-/// false where that cannot be done. All are called with `context`, from the thread that calls the cache; where forks of
-/// a cache live on several threads, from any of them, and until the last of them is gone. The default is posix_memalign
-/// and free; from 2 MiB on it aligns to 2 MiB and advises Linux to use huge pages, advice that addresses keep when they
-/// go back to the heap.
+/// pointer and size back. shrink, which may be null, gives the end of a block back, which has `fewer` bytes from then on,
+/// 0 < fewer < bytes, at the same place; false, and nothing changed, where that cannot be done. All are called with
+/// `context`, from the thread that calls the cache; where forks of a cache live on several threads, from any of them,
+/// and until the last of them is gone. The default is posix_memalign and free; from 2 MiB on it aligns to 2 MiB and
+/// advises Linux to use huge pages, advice that addresses keep when they go back to the heap.
 struct Allocator {
   void* (*allocate)(void* context, std::size_t bytes) = [](void*, std::size_t bytes) -> void* {
     return detail::allocate_aligned(bytes);
@@ -78,6 +78,21 @@ class Buffer {
       fresh.bytes_ = bytes;
     }
     swap(fresh);
+    return true;
+  }
+  /// Gives the end of the block back; the first `bytes` bytes stay where and as they are. False, and nothing changed,
+  /// where the allocator cannot, or `bytes` is not in 0..bytes(). 0 frees.
+  [[nodiscard]] bool shrink(Index bytes) noexcept {
+    if (bytes < 0 || bytes > bytes_) return false;
+    if (bytes == bytes_) return true;
+    if (bytes == 0) {
+      *this = Buffer();
+      return true;
+    }
+    if (allocator_.shrink == nullptr ||
+        !allocator_.shrink(allocator_.context, data_, std::size_t(bytes_), std::size_t(bytes)))
+      return false;
+    bytes_ = bytes;
     return true;
   }
 
