@@ -346,44 +346,37 @@ TEST(PagePool, AMovedPoolLeavesNoMemory) {
   EXPECT_TRUE(has_room(pool, 2000));
 }
 
-TEST(PagePool, AShrunkBufferKeepsItsBytesAndLeavesRoom) {
+TEST(PagePool, AShrunkBlockKeepsItsBytesAndLeavesRoom) {
+  constexpr Index header = SharedBuffer::header_bytes;
   const PagePool pool = fixed_pool(64 * 10);
-  Buffer buffer;
-  ASSERT_TRUE(buffer.allocate(64 * 10, pool.allocator()));
-  fill(buffer.data(), 64 * 10, 3);
-  unsigned char* const data = buffer.data();
-  EXPECT_FALSE(buffer.shrink(-1));
-  EXPECT_FALSE(buffer.shrink(64 * 10 + 1));
-  EXPECT_FALSE(buffer.shrink(std::numeric_limits<Index>::max()));
-  EXPECT_TRUE(buffer.shrink(64 * 10));
-  EXPECT_EQ(buffer.bytes(), 64 * 10);
+  SharedBuffer block;
+  ASSERT_TRUE(block.allocate(64 * 10 - header, pool.allocator()));
+  fill(block.data(), 64 * 10 - header, 3);
+  unsigned char* const data = block.data();
   EXPECT_FALSE(has_room(pool, 1));
-  EXPECT_TRUE(buffer.shrink(64 * 9 + 1));  // of the last 64 one is left
+  EXPECT_TRUE(block.shrink(64 * 9 + 1 - header));  // of the last 64 one is left
   EXPECT_FALSE(has_room(pool, 1));
-  EXPECT_TRUE(buffer.shrink(64 * 3));
-  EXPECT_EQ(buffer.bytes(), 64 * 3);
+  EXPECT_TRUE(block.shrink(64 * 3 - header));
+  EXPECT_EQ(block.bytes(), 64 * 3 - header);
   EXPECT_EQ(pool.bytes(), 64 * 3);
-  EXPECT_EQ(buffer.data(), data);
+  EXPECT_EQ(block.data(), data);
+  EXPECT_TRUE(filled(block.data(), 64 * 3 - header, 3));
   EXPECT_TRUE(has_room(pool, 64 * 7));
-  EXPECT_TRUE(buffer.shrink(1));
-  EXPECT_TRUE(has_room(pool, 64 * 9));
-  EXPECT_TRUE(filled(buffer.data(), 1, 3));
-  EXPECT_TRUE(buffer.shrink(0));
-  EXPECT_EQ(buffer.data(), nullptr);
+  block = SharedBuffer();
   EXPECT_EQ(pool.bytes(), 0);
   EXPECT_TRUE(has_room(pool, 64 * 10));
 }
 
-TEST(PagePool, ABufferOfAnAllocatorThatCannotShrinkStaysAsItIs) {
+TEST(PagePool, ABlockOfAnAllocatorThatCannotShrinkStaysAsItIs) {
   CountingAllocator caller;
   const PagePool outside = make_pool(0, 0, caller.allocator());
   for (const Allocator& allocator : {Allocator(), caller.allocator(), outside.allocator()}) {
-    Buffer buffer;
-    ASSERT_TRUE(buffer.allocate(100, allocator));
-    fill(buffer.data(), 100, 1);
-    EXPECT_FALSE(buffer.shrink(50));
-    EXPECT_EQ(buffer.bytes(), 100);
-    EXPECT_TRUE(filled(buffer.data(), 100, 1));
+    SharedBuffer block;
+    ASSERT_TRUE(block.allocate(100, allocator));
+    fill(block.data(), 100, 1);
+    EXPECT_FALSE(block.shrink(50));
+    EXPECT_EQ(block.bytes(), 100);
+    EXPECT_TRUE(filled(block.data(), 100, 1));
   }
   EXPECT_EQ(outside.taken(), caller.bytes);
 }

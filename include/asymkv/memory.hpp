@@ -80,21 +80,6 @@ class Buffer {
     swap(fresh);
     return true;
   }
-  /// Gives the end of the block back; the first `bytes` bytes stay where and as they are. False, and nothing changed,
-  /// where the allocator cannot, or `bytes` is not in 0..bytes(). 0 frees.
-  [[nodiscard]] bool shrink(Index bytes) noexcept {
-    if (bytes < 0 || bytes > bytes_) return false;
-    if (bytes == bytes_) return true;
-    if (bytes == 0) {
-      *this = Buffer();
-      return true;
-    }
-    if (allocator_.shrink == nullptr ||
-        !allocator_.shrink(allocator_.context, data_, std::size_t(bytes_), std::size_t(bytes)))
-      return false;
-    bytes_ = bytes;
-    return true;
-  }
 
   unsigned char* data() noexcept { return data_; }
   const unsigned char* data() const noexcept { return data_; }
