@@ -484,7 +484,7 @@ TEST(PagePool, APoolThatHandedOutNothingGivesItsMemoryBack) {
 /// A block that threads pass on to each other.
 struct Slot {
   std::mutex mutex;
-  Buffer buffer;
+  SharedBuffer block;
   unsigned seed = 0;
 };
 
@@ -495,16 +495,16 @@ Index use_slots(std::array<Slot, 24>& slots, const Allocator& allocator, unsigne
   for (int step = 0; step < 4000; ++step) {
     Slot& slot = slots[random() % slots.size()];
     const std::lock_guard<std::mutex> lock(slot.mutex);
-    spoilt += !filled(slot.buffer.data(), slot.buffer.bytes(), slot.seed);
-    if (slot.buffer.bytes() == 0) {
+    if (slot.block.bytes() == 0) {
       slot.seed = unsigned(random());
-      if (slot.buffer.allocate_unset(random_bytes(random), allocator))
-        fill(slot.buffer.data(), slot.buffer.bytes(), slot.seed);
-    } else if (random() % 3 > 0) {
-      slot.buffer = Buffer();
-    } else {
-      static_cast<void>(slot.buffer.shrink(slot.buffer.bytes() / 2));
+      if (slot.block.allocate(random_bytes(random), allocator)) fill(slot.block.data(), slot.block.bytes(), slot.seed);
+      continue;
     }
+    spoilt += !filled(slot.block.data(), slot.block.bytes(), slot.seed);
+    if (random() % 3 > 0 || slot.block.bytes() < 2)
+      slot.block = SharedBuffer();
+    else
+      static_cast<void>(slot.block.shrink(slot.block.bytes() / 2));
   }
   return spoilt;
 }
@@ -522,11 +522,12 @@ TEST(PagePool, ThreadsShareIt) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(spoilt, (std::array<Index, 4>{}));
   Index bytes = 0;
-  for (const Slot& slot : slots) bytes += slot.buffer.bytes();
+  for (const Slot& slot : slots)
+    if (slot.block.bytes() > 0) bytes += SharedBuffer::header_bytes + slot.block.bytes();
   EXPECT_GT(bytes, 0);
   EXPECT_EQ(pool->bytes(), bytes);
   EXPECT_EQ(pool->taken(), caller.bytes);
-  for (Slot& slot : slots) slot.buffer = Buffer();
+  for (Slot& slot : slots) slot.block = SharedBuffer();
   EXPECT_EQ(pool->taken(), PagePool::reserve_for(room));
   EXPECT_TRUE(has_room(*pool, room));
   pool.reset();
