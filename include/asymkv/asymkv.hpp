@@ -4,6 +4,7 @@
 #include "asymkv/attention/merge.hpp"
 #include "asymkv/attention/reference.hpp"
 #include "asymkv/cache/asym_kv_cache.hpp"
+#include "asymkv/cache/attend_batch.hpp"
 #include "asymkv/cache/dense_kv_cache.hpp"
 #include "asymkv/cache/page_pool.hpp"
 #include "asymkv/policy.hpp"

@@ -119,9 +119,10 @@ class SequenceCache : public KVCache {
   }
   Status attend_slice(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                       const AttentionSlice& slice, const Workspace& workspace) const noexcept {
-    return with_attention(layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
-      attention.run(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
-    });
+    return with_checked_attention(
+        layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
+          attention.run(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
+        });
   }
 
   Status merge_slices(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
@@ -130,9 +131,10 @@ class SequenceCache : public KVCache {
   }
   Status merge_slices(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
                       const AttentionSlice& slice, const Workspace& workspace) const noexcept {
-    return with_attention(layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
-      attention.merge(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
-    });
+    return with_checked_attention(
+        layer, queries, output, params, slice, workspace, [&](const LayerAttention& attention) {
+          attention.merge(attention.place({attention.work(), slice.nth}, 0), slice.ith, workspace);
+        });
   }
 
   /// As KVCache::attend_parallel, in as many slices as the workspace has threads.
@@ -357,6 +359,8 @@ class SequenceCache : public KVCache {
   }
 
  private:
+  friend class BatchAttention;
+
   static Status no_memory() noexcept {
     return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache");
   }
@@ -397,26 +401,32 @@ class SequenceCache : public KVCache {
 
   /// Checks all arguments, then calls function(attention).
   template <class Function>
-  Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
-                        const AttentionSlice& slice, const Workspace& workspace, Function function) const noexcept {
+  Status with_checked_attention(Index layer, const ConstTensor& queries, const Tensor& output,
+                                const AttentionParams& params, const AttentionSlice& slice, const Workspace& workspace,
+                                Function function) const noexcept {
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
     if (Status status = check_workspace(workspace); !status.ok()) return status;
     if (Status status = check_slice(slice, workspace.threads()); !status.ok()) return status;
-    return with_attention(layer, queries, output, params, function);
+    if (Status status = check_attention(layer, queries, output, params); !status.ok()) return status;
+    with_attention(layer, queries, output, params, function);
+    return {};
   }
-  template <class Function>
-  Status with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
-                        Function function) const noexcept {
-    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
+  Status check_attention(Index layer, const ConstTensor& queries, const Tensor& output,
+                         const AttentionParams& params) const noexcept {
     const Layer& from = layers_[layer];
     const Index length = from.keys.length();
     if (Status status = check_attention_shapes(shape_, length, queries, output, params); !status.ok()) return status;
     const AttentionCall call(shape_.kv_heads, length, removed(layer), queries, output, params);
-    Status status = check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, call, queries,
-                                            output, params);
-    if (!status.ok()) return status;
+    return check_attention_numbers(*kernels_, {from.keys.greatest(), from.values.greatest()}, call, queries, output,
+                                   params);
+  }
+  /// Calls function(attention) with arguments that have been checked.
+  template <class Function>
+  void with_attention(Index layer, const ConstTensor& queries, const Tensor& output, const AttentionParams& params,
+                      Function function) const noexcept {
+    const Layer& from = layers_[layer];
+    const AttentionCall call(shape_.kv_heads, from.keys.length(), removed(layer), queries, output, params);
     function(LayerAttention(*kernels_, from.keys, from.values, shape_.kv_heads, call));
-    return {};
   }
 
   Status check_input(const ConstTensor& x, const char* name, const SideStore& side, float& magnitude) const noexcept {
