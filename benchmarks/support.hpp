@@ -69,6 +69,15 @@ inline asymkv::Status fill(asymkv::KVCache& cache, Index tokens, Index step) {
   return {};
 }
 
+/// Memory for caches that hold so many bytes of pages, of which others are a small part, as one block, so that it lies
+/// in huge pages. The pool's memory goes back with its last cache.
+inline asymkv::Allocator one_block(Index page_bytes) {
+  asymkv::PagePoolOptions options;
+  options.reserve = asymkv::PagePool::reserve_for(page_bytes / 64 * 65 + (Index(32) << 20));
+  const auto pool = asymkv::PagePool::create(options);
+  return pool.ok() ? pool->allocator() : asymkv::Allocator();
+}
+
 /// The cache of a name: `float`, `half` and `bfloat16` are dense, `ggml-<type>` is ggml's, others are policies. Null,
 /// with the reason in `state`, if there is none.
 inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, const std::string& name,
@@ -87,7 +96,9 @@ inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, cons
   if (name == "float") return own(asymkv::DenseKVCache<float>::create(shape, options));
   if (name == "half") return own(asymkv::DenseKVCache<Eigen::half>::create(shape, options));
   if (name == "bfloat16") return own(asymkv::DenseKVCache<Eigen::bfloat16>::create(shape, options));
-  return own(asymkv::AsymKVCache::create(shape, *asymkv::AsymKVPolicy::parse(name, shape.layers), options));
+  const asymkv::AsymKVPolicy policy = *asymkv::AsymKVPolicy::parse(name, shape.layers);
+  options.allocator = one_block(policy.bytes(shape, tokens));
+  return own(asymkv::AsymKVCache::create(shape, policy, options));
 }
 
 /// Bits an element of such a cache, but for its residual window.
