@@ -69,13 +69,12 @@ inline asymkv::Status fill(asymkv::KVCache& cache, Index tokens, Index step) {
   return {};
 }
 
-/// Memory for caches that hold so many bytes of pages, of which others are a small part, as one block, so that it lies
-/// in huge pages. The pool's memory goes back with its last cache.
-inline asymkv::Allocator one_block(Index page_bytes) {
+/// A pool for a cache that holds so many bytes of pages, of which others are a small part: one block, so that it lies
+/// in huge pages.
+inline asymkv::Result<asymkv::PagePool> one_block(Index page_bytes) {
   asymkv::PagePoolOptions options;
   options.reserve = asymkv::PagePool::reserve_for(page_bytes / 64 * 65 + (Index(32) << 20));
-  const auto pool = asymkv::PagePool::create(options);
-  return pool.ok() ? pool->allocator() : asymkv::Allocator();
+  return asymkv::PagePool::create(options);
 }
 
 /// The cache of a name: `float`, `half` and `bfloat16` are dense, `ggml-<type>` is ggml's, others are policies. Null,
@@ -97,7 +96,9 @@ inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, cons
   if (name == "half") return own(asymkv::DenseKVCache<Eigen::half>::create(shape, options));
   if (name == "bfloat16") return own(asymkv::DenseKVCache<Eigen::bfloat16>::create(shape, options));
   const asymkv::AsymKVPolicy policy = *asymkv::AsymKVPolicy::parse(name, shape.layers);
-  options.allocator = one_block(policy.bytes(shape, tokens));
+  const auto pool = one_block(policy.bytes(shape, tokens));  // its memory goes back with the cache's last block
+  if (!pool.ok()) return state.SkipWithError(pool.status().message()), nullptr;
+  options.allocator = pool->allocator();
   return own(asymkv::AsymKVCache::create(shape, policy, options));
 }
 
