@@ -4,6 +4,7 @@
 
 #include "asymkv/attention/attend.hpp"
 #include "asymkv/attention/check.hpp"
+#include "asymkv/cache/explanation.hpp"
 #include "asymkv/cache/requantization.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
@@ -243,6 +244,13 @@ class SequenceCache : public KVCache {
     return bytes;
   }
 
+  /// Which kernels serve a layer's keys and values, and why; its tokens and bytes by purpose. Errors: out_of_range.
+  Result<LayerExplanation> explain(Index layer) const noexcept {
+    if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
+    return LayerExplanation{explain_side(*kernels_, forced_, layers_[layer].keys),
+                            explain_side(*kernels_, forced_, layers_[layer].values)};
+  }
+
   /// Sealed tokens of a side of a layer, and its pages: for tests and tools that look at stored bytes.
   const SideStore& side(Index layer, Side side) const noexcept {
     return side == Side::keys ? layers_[layer].keys : layers_[layer].values;
@@ -274,6 +282,7 @@ class SequenceCache : public KVCache {
     shape_ = shape;
     allocator_ = options.allocator;
     kernels_ = *table;
+    forced_ = kernels::forced_isa() != nullptr;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
     for (Index i = 0; i < shape.layers; ++i) {
       SideConfig configs[2];
@@ -311,6 +320,7 @@ class SequenceCache : public KVCache {
     shape_ = static_cast<const CacheShape&>(from.shape_);
     allocator_ = from.allocator_;
     kernels_ = from.kernels_;
+    forced_ = from.forced_;
     if (!layers_.reserve(shape_.layers, allocator_)) return no_memory();
     for (const Layer& layer : from.layers_) {
       layers_.push(Layer{SideStore(layer.keys.config()), SideStore(layer.values.config()), layer.removed});
@@ -469,6 +479,7 @@ class SequenceCache : public KVCache {
   OwnShape shape_;
   Allocator allocator_;
   const kernels::Table* kernels_ = nullptr;
+  bool forced_ = false;  ///< by ASYMKV_FORCE_ISA
   Array<Layer> layers_;
   Workspace workspace_;
   Index sinks_ = 0;  ///< of a policy

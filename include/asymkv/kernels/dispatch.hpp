@@ -70,12 +70,18 @@ inline bool isa_supported(Isa isa) noexcept {
 
 namespace kernels {
 
+/// Null where the environment names no instruction set.
+inline const char* forced_isa() noexcept {
+  const char* const forced = std::getenv("ASYMKV_FORCE_ISA");
+  return forced == nullptr || forced[0] == '\0' ? nullptr : forced;
+}
+
 /// Errors: invalid_argument (ASYMKV_FORCE_ISA names nothing known), unsupported (this machine or this build lacks it).
 inline Result<const Table*> choose_table() noexcept {
-  const char* forced = std::getenv("ASYMKV_FORCE_ISA");
+  const char* const forced = forced_isa();
   for (int i = isa_count - 1; i >= 0; --i) {
     const Isa isa = Isa(i);
-    if (forced == nullptr || forced[0] == '\0') {
+    if (forced == nullptr) {
       if (isa_supported(isa)) return table_of(isa);
     } else if (std::strcmp(forced, isa_name(isa)) == 0) {
       if (isa_supported(isa)) return table_of(isa);

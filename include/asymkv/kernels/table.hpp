@@ -205,10 +205,13 @@ struct Table {
   /// Greatest magnitude as bits of the type without sign; infinities and NaN compare greater than all numbers.
   std::uint32_t (*greatest_magnitude)(const void* data, ScalarType type, Index count);
 
+  /// Rows up to which few_rows_product is faster.
+  Index few_rows_of(const Format& format) const {
+    return format.bits == 8 && !format.mixed() ? few_rows_of_8_bits : few_rows;
+  }
   void packed_product(const PanelView& panels, const Rows& rows, const ResultRows& result, float* scratch) const {
-    const Format& format = panels.layout.format;
-    const Index few = format.bits == 8 && !format.mixed() ? few_rows_of_8_bits : few_rows;
-    (rows.count <= few ? few_rows_product : many_rows_product)(panels, rows, result, scratch);
+    (rows.count <= few_rows_of(panels.layout.format) ? few_rows_product : many_rows_product)(panels, rows, result,
+                                                                                             scratch);
   }
   /// This table for an instruction set that has one kernel of its own.
   constexpr Table with_few_rows(Isa better, PackedProduct product) const {
