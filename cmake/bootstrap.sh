@@ -27,7 +27,7 @@ install_packages() {
 # build_release TARGET...: in the project's folder; everything without a TARGET
 build_release() {
   install_packages g++ cmake ninja-build libeigen3-dev libgtest-dev libbenchmark-dev libcli11-dev \
-    nlohmann-json3-dev libyaml-cpp-dev
+    nlohmann-json3-dev libyaml-cpp-dev libopenmpi-dev openmpi-bin
   cmake --preset release
   cmake --build --preset release -j "$(nproc)" ${1:+--target "$@"}
 }

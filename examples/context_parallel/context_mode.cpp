@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "check_status.hpp"
 #include "context_check.hpp"
 #include "modes.hpp"
 #include "progress.hpp"
@@ -15,19 +16,20 @@ namespace {
 
 class ContextRun {
  public:
-  ContextRun(const Options& options, const Ranks& ranks)
+  ContextRun(const Options& options, const asymkv::AsymKVPolicy& policy, const Ranks& ranks)
       : options_(options),
         ranks_(ranks),
-        split_(ranks.count),
-        part_(options, 0, split_.count(ranks.rank, options.context + options.steps)),
+        split_(ranks.count, policy.sink_length()),
+        part_(options.shape(), take(policy.with_sinks(split_.sinks(ranks.rank))), 0,
+              split_.count(ranks.rank, options.context + options.steps)),
         merge_(options.shape().value_dim),
         output_(query_heads, options.shape().value_dim) {}
 
   /// Appends the blocks that this rank owns.
   void fill() {
     Progress progress(ranks_.rank, "context", options_.context);
-    for (Index first = 0; first < options_.context; first += Split::block) {
-      const Index count = std::min(Split::block, options_.context - first);
+    for (Index first = 0, count = 0; first < options_.context; first += count) {
+      count = std::min(split_.run(first), options_.context - first);
       if (split_.owner(first) == ranks_.rank) part_.append(first, count);
       progress.at(first + count);
     }
@@ -40,12 +42,12 @@ class ContextRun {
     const Index token = options_.context + step;
     for (Index layer = 0; layer < options_.layers; ++layer) {
       const Floats query = part_.tokens().query(layer, token);
-      const double start = MPI_Wtime();
+      times.start();
       if (split_.owner(token) == ranks_.rank) part_.append(layer, token, 1);
       part_.attend(layer, query, split_.count(ranks_.rank, token), output_);
-      const double attended = MPI_Wtime();
+      times.attended();
       merge_.all_reduce(output_, ranks_.comm);
-      times.add(attended - start, MPI_Wtime() - attended);
+      times.exchanged();
     }
     ++reductions_;
   }
@@ -83,12 +85,13 @@ class ContextRun {
 }  // namespace
 
 Traffic run_context(const Options& options, const Ranks& ranks) {
-  ContextRun run(options, ranks);
+  const asymkv::AsymKVPolicy policy = parse_policy(options);
+  ContextRun run(options, policy, ranks);
   run.fill();
   print_caches(options, ranks, run.cache().bytes().total(), run.cache().length());
   std::optional<ContextCheck> check;
   if (options.check) {
-    check.emplace(options, ranks);
+    check.emplace(options, policy, ranks);
     run.check(*check, options.context);
   }
   StepTimes times;

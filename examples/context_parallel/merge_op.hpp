@@ -2,8 +2,8 @@
 // engine takes from this example.
 #pragma once
 
-#include <asymkv/tensor.hpp>
 #include <mpi.h>
+#include <asymkv/tensor.hpp>
 #include <vector>
 
 namespace context_parallel {

@@ -12,8 +12,8 @@ struct Options {
   Index context = 200000;  ///< tokens of a sequence before the first step
   Index steps = 1000;      ///< tokens appended and attended one by one
   Index sequences = 8;     ///< of the mode `sequences`
-  Index layers = 2;
-  std::string policy = "balanced-1.7";
+  Index layers = 1;
+  std::string policy = "k4v4";
   bool check = true;   ///< compare with one process, which needs the memory for all on rank 0
   int kill_rank = -1;  ///< the rank that kills itself, to see what becomes of the others; -1 for none
   Index kill_step = 0;

@@ -10,7 +10,8 @@ namespace context_parallel {
 using asymkv::Index;
 
 /// What rank `rank` of `ranks` sends in one reduction of `bytes` by recursive doubling: pairs exchange what they have,
-/// log2(ranks) times. Of ranks beyond a power of two each hands its part to a neighbour first, which returns the result.
+/// log2(ranks) times. Of ranks beyond a power of two each hands its part to a neighbour first, which returns the
+/// result.
 Index all_reduce_bytes(int rank, int ranks, Index bytes);
 
 /// A reduction's messages are Open MPI's own, which calls of MPI do not show; its component pml_monitoring counts all

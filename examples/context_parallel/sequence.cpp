@@ -5,20 +5,16 @@
 namespace context_parallel {
 namespace {
 
-asymkv::AsymKVPolicy policy_of(const Options& options) {
-  return take(asymkv::AsymKVPolicy::parse(options.policy, options.layers));
-}
-
-asymkv::AsymKVCache make_cache(const Options& options, Index reserve) {
-  asymkv::CacheOptions cache;
-  cache.reserve_tokens = reserve;
-  return take(asymkv::AsymKVCache::create(options.shape(), policy_of(options), cache));
+asymkv::CacheOptions with_room(Index tokens) {
+  asymkv::CacheOptions options;
+  options.reserve_tokens = tokens;
+  return options;
 }
 
 }  // namespace
 
-Sequence::Sequence(const Options& options, Index number, Index reserve)
-    : tokens_(options.shape(), number), cache_(make_cache(options, reserve)) {}
+Sequence::Sequence(const asymkv::CacheShape& shape, const asymkv::AsymKVPolicy& policy, Index number, Index reserve)
+    : tokens_(shape, number), cache_(take(asymkv::AsymKVCache::create(shape, policy, with_room(reserve)))) {}
 
 void Sequence::append(Index layer, Index first, Index count) {
   const asymkv::CacheShape& shape = cache_.shape();
@@ -39,11 +35,8 @@ void Sequence::attend(Index layer, const Floats& query, Index position, Attentio
                       params));
 }
 
-bool quantizes(const Options& options) {
-  const asymkv::AsymKVPolicy policy = policy_of(options);
-  for (Index layer = 0; layer < options.layers; ++layer)
-    if (policy.layer(layer).keys.packed() || policy.layer(layer).values.packed()) return true;
-  return false;
+asymkv::AsymKVPolicy parse_policy(const Options& options) {
+  return take(asymkv::AsymKVPolicy::parse(options.policy, options.layers));
 }
 
 }  // namespace context_parallel

@@ -1,5 +1,5 @@
-// sequence.hpp: a cache of one sequence, or of a rank's part of one, and the tokens that it is given. Used by both modes
-// and the check.
+// sequence.hpp: a cache of one sequence, or of a rank's part of one, and the tokens that it is given. Used by both
+// modes and the check.
 #pragma once
 
 #include <asymkv/cache/asym_kv_cache.hpp>
@@ -12,7 +12,7 @@ namespace context_parallel {
 class Sequence {
  public:
   /// Makes room for `reserve` tokens where they stay in full precision. Throws std::runtime_error, as all calls.
-  Sequence(const Options& options, Index number, Index reserve);
+  Sequence(const asymkv::CacheShape& shape, const asymkv::AsymKVPolicy& policy, Index number, Index reserve);
 
   /// Appends tokens first..first+count-1 of the sequence to a layer; to all layers.
   void append(Index layer, Index first, Index count);
@@ -29,7 +29,7 @@ class Sequence {
   asymkv::AsymKVCache cache_;
 };
 
-/// Whether a policy quantizes anything.
-bool quantizes(const Options& options);
+/// Throws std::runtime_error with what is wrong about the name.
+asymkv::AsymKVPolicy parse_policy(const Options& options);
 
 }  // namespace context_parallel

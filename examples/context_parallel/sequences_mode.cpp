@@ -8,7 +8,6 @@
 #include "modes.hpp"
 #include "progress.hpp"
 #include "sequence.hpp"
-#include "split.hpp"
 #include "step_times.hpp"
 
 namespace context_parallel {
@@ -23,21 +22,22 @@ struct SequenceSplit {
 };
 
 void fill(Sequence& sequence, Index context) {
-  for (Index first = 0; first < context; first += Split::block)
-    sequence.append(first, std::min(Split::block, context - first));
+  const Index chunk = 128;
+  for (Index first = 0; first < context; first += chunk) sequence.append(first, std::min(chunk, context - first));
 }
 
 class SequencesRun {
  public:
   SequencesRun(const Options& options, const Ranks& ranks)
       : options_(options),
+        policy_(parse_policy(options)),
         ranks_(ranks),
         split_{options.sequences, ranks.count},
         outputs_(std::size_t(split_.count(ranks.rank) * output_floats())),
         gathered_(ranks.rank == 0 ? std::size_t(options.sequences * output_floats()) : 0) {
     Progress progress(ranks.rank, "sequences", split_.count(ranks.rank));
     for (Index i = split_.first(ranks.rank); i < split_.first(ranks.rank + 1); ++i) {
-      own_.emplace_back(options, i, options.context + options.steps);
+      own_.emplace_back(options.shape(), policy_, i, options.context + options.steps);
       fill(own_.back(), options.context);
       progress.at(Index(own_.size()));
     }
@@ -53,20 +53,18 @@ class SequencesRun {
     const Index token = options_.context + step;
     AttentionOutput output(query_heads, options_.shape().value_dim);
     for (Index layer = 0; layer < options_.layers; ++layer) {
-      double seconds = 0.0;
+      const std::vector<Floats> queries = queries_of(layer, token);
+      times.start();
       float* to = outputs_.data();
-      for (Sequence& sequence : own_) {
-        const Floats query = sequence.tokens().query(layer, token);
-        const double start = MPI_Wtime();
-        sequence.append(layer, token, 1);
-        sequence.attend(layer, query, token, output);
-        seconds += MPI_Wtime() - start;
+      for (std::size_t i = 0; i < own_.size(); ++i) {
+        own_[i].append(layer, token, 1);
+        own_[i].attend(layer, queries[i], token, output);
         to = copy_outputs(output, to);
       }
-      const double attended = MPI_Wtime();
+      times.attended();
       MPI_Gatherv(outputs_.data(), int(outputs_.size()), MPI_FLOAT, gathered_.data(), counts_.data(), offsets_.data(),
                   MPI_FLOAT, 0, ranks_.comm);
-      times.add(seconds, MPI_Wtime() - attended);
+      times.exchanged();
     }
   }
 
@@ -78,7 +76,7 @@ class SequencesRun {
     Floats expected(gathered_.size() / std::size_t(options_.sequences));
     Progress progress(0, "all sequences in one process, for the check", options_.sequences);
     for (Index i = 0; i < options_.sequences; ++i) {
-      Sequence sequence(options_, i, tokens);
+      Sequence sequence(options_.shape(), policy_, i, tokens);
       fill(sequence, options_.context);
       for (Index token = options_.context; token < tokens; ++token) sequence.append(token, 1);
       sequence.attend(layer, sequence.tokens().query(layer, tokens - 1), tokens - 1, output);
@@ -104,14 +102,19 @@ class SequencesRun {
 
  private:
   Index output_floats() const { return query_heads * options_.shape().value_dim; }
+  std::vector<Floats> queries_of(Index layer, Index token) const {
+    std::vector<Floats> queries;
+    for (const Sequence& sequence : own_) queries.push_back(sequence.tokens().query(layer, token));
+    return queries;
+  }
   /// Without log-sum-exps, which nobody needs. Returns the end.
   static float* copy_outputs(const AttentionOutput& output, float* to) {
-    for (Index head = 0; head < output.heads(); ++head)
-      to = std::copy_n(output.head(head), output.value_dim(), to);
+    for (Index head = 0; head < output.heads(); ++head) to = std::copy_n(output.head(head), output.value_dim(), to);
     return to;
   }
 
   Options options_;
+  asymkv::AsymKVPolicy policy_;
   Ranks ranks_;
   SequenceSplit split_;
   std::vector<Sequence> own_;
