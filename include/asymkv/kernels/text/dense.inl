@@ -88,12 +88,13 @@ inline void dense_scores(const DenseView& dense, Index dim, const Rows& rows, co
   with_type(dense.type, [&](auto type) { dense_scores_of<type()>(dense, dim, rows, result, scratch); });
 }
 
+/// Summed apart, as in multiply_tile.
 template <ScalarType Type, int RowCount, int Tiles>
 inline void sum_tokens(const DenseView& dense, Index channel, const Rows& rows, const ResultRows& result) {
   F32x16 sums[RowCount][Tiles];
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result.data + r * result.stride + channel + 16 * t);
+  for (int t = 0; t < Tiles; ++t) sums[r][t] = broadcast(0.0f);
   for (Index token = 0; token < dense.count; ++token) {
     F32x16 x[Tiles];
     ASYMKV_UNROLL
@@ -107,7 +108,10 @@ inline void sum_tokens(const DenseView& dense, Index channel, const Rows& rows, 
   }
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) store(result.data + r * result.stride + channel + 16 * t, sums[r][t]);
+  for (int t = 0; t < Tiles; ++t) {
+    float* to = result.data + r * result.stride + channel + 16 * t;
+    store(to, add(load(to), sums[r][t]));
+  }
 }
 
 template <ScalarType Type, int RowCount>

@@ -3,14 +3,15 @@
 
 constexpr Index kTileLanes = 32;
 
-/// result[RowCount][16 * Tiles] += rows . tile[depth][tile_stride]
+/// result[RowCount][16 * Tiles] += rows . tile[depth][tile_stride]. Products are summed apart: added one by one to the
+/// sums of a long context, small ones would be lost.
 template <int RowCount, int Tiles>
 inline void multiply_tile(const float* rows, Index row_stride, Index depth, const float* tile, Index tile_stride,
                           float* result, Index result_stride) {
   F32x16 sums[RowCount][Tiles];
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) sums[r][t] = load(result + r * result_stride + 16 * t);
+  for (int t = 0; t < Tiles; ++t) sums[r][t] = broadcast(0.0f);
   for (Index d = 0; d < depth; ++d, tile += tile_stride) {
     F32x16 x[Tiles];
     ASYMKV_UNROLL
@@ -24,7 +25,10 @@ inline void multiply_tile(const float* rows, Index row_stride, Index depth, cons
   }
   ASYMKV_UNROLL
   for (int r = 0; r < RowCount; ++r) ASYMKV_UNROLL
-  for (int t = 0; t < Tiles; ++t) store(result + r * result_stride + 16 * t, sums[r][t]);
+  for (int t = 0; t < Tiles; ++t) {
+    float* to = result + r * result_stride + 16 * t;
+    store(to, add(load(to), sums[r][t]));
+  }
 }
 
 /// All rows times a tile of 16 or 32 lanes, in blocks of kRows, kRows/2, ... rows.
