@@ -58,7 +58,7 @@ Status in_slices(Index nth, ParallelFor&& parallel_for, const Attend& attend, co
 struct CacheBytes {
   Index keys = 0;     ///< sealed pages (packed codes and metadata) of this cache alone
   Index values = 0;   ///< the same of values
-  Index shared = 0;   ///< sealed pages, of keys and values, that forks hold too
+  Index shared = 0;   ///< sealed pages, of keys and values, that forks hold too, each with its header of 64 bytes
   Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
   Index scratch = 0;  ///< working memory, which forks share
   Index tables = 0;   ///< bookkeeping: layers, page tables

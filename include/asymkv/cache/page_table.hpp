@@ -62,14 +62,24 @@ class PageTable {
   }
 
   Index page_bytes() const noexcept { return heads_ * own_format_.panel_bytes; }
-  /// Of pages that are this table's alone, or are shared with forks.
-  Index page_bytes(bool shared) const noexcept {
+  /// Of pages that are this table's alone.
+  Index own_bytes() const noexcept {
     Index bytes = 0;
-    for (const Page& page : *this)
-      if (page.memory.shared() == shared) bytes += page.memory.bytes();
+    for (const Page& page : *this) bytes += page.memory.shared() ? 0 : page.memory.bytes();
     return bytes;
   }
-  Index table_bytes() const noexcept { return pages_.bytes() + used_ * SharedBuffer::header_bytes; }
+  /// Of pages that forks share too, with their headers.
+  Index shared_bytes() const noexcept {
+    Index bytes = 0;
+    for (const Page& page : *this) bytes += page.memory.shared() ? SharedBuffer::header_bytes + page.memory.bytes() : 0;
+    return bytes;
+  }
+  /// With the headers of pages that are this table's alone.
+  Index table_bytes() const noexcept {
+    Index bytes = pages_.bytes();
+    for (const Page& page : *this) bytes += page.memory.shared() ? 0 : SharedBuffer::header_bytes;
+    return bytes;
+  }
 
   /// Gets memory of fresh pages for `tokens` tokens behind token `sealed`, and for a copy of the open page where forks
   /// share it. False if there is none; cancel() then gives back what was got, but for the table's own room.

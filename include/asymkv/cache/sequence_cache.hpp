@@ -233,10 +233,10 @@ class SequenceCache : public KVCache {
     bytes.scratch = workspace_.bytes();
     bytes.tables = layers_.bytes();
     for (const Layer& layer : layers_) {
-      bytes.keys += layer.keys.pages().page_bytes(false);
-      bytes.values += layer.values.pages().page_bytes(false);
+      bytes.keys += layer.keys.pages().own_bytes();
+      bytes.values += layer.values.pages().own_bytes();
       for (const SideStore* side : {&layer.keys, &layer.values}) {
-        bytes.shared += side->pages().page_bytes(true);
+        bytes.shared += side->pages().shared_bytes();
         bytes.dense += side->dense().bytes() + side->sinks().bytes();
         bytes.tables += side->pages().table_bytes();
       }
