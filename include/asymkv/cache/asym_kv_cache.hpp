@@ -31,7 +31,8 @@ class AsymKVCache final : public detail::SequenceCache {
 
   /// A sequence that goes on from here on its own: it shares sealed pages, of which none is copied but the one that is
   /// not full yet, by the first append that goes into it; sinks and window are copied. Costs no more memory than these
-  /// and 24 bytes a page. Errors: out_of_memory, out_of_range (moved from).
+  /// and 24 bytes a page. seal() beforehand seals what is due once, for all forks, and their windows are R tokens at
+  /// most. Errors: out_of_memory, out_of_range (moved from).
   Result<AsymKVCache> fork() const noexcept {
     AsymKVCache cache;
     if (Status status = cache.initialize_fork(*this); !status.ok()) return status;
