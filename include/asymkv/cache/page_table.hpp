@@ -81,11 +81,11 @@ class PageTable {
     return bytes;
   }
 
-  /// Gets memory of fresh pages for `tokens` tokens behind token `sealed`, and for a copy of the open page where forks
-  /// share it. False if there is none; cancel() then gives back what was got, but for the table's own room.
-  [[nodiscard]] bool prepare(Index sealed, Index tokens, const Allocator& allocator) noexcept {
+  /// Gets memory of fresh pages for `tokens` tokens, and for a copy of the open page where forks share it; `empty` as
+  /// for open. False if there is none; cancel() then gives back what was got, but for the table's own room.
+  [[nodiscard]] bool prepare(Index tokens, Index empty, const Allocator& allocator) noexcept {
     const bool open = tokens > 0 && is_open();
-    const Index behind = used_ == 0 ? tokens + sealed % page_tokens : open ? tokens - slots_left() : tokens;
+    const Index behind = used_ == 0 ? tokens + empty : open ? tokens - slots_left() : tokens;
     const Index fresh = tokens == 0 || behind <= 0 ? 0 : (behind + page_tokens - 1) / page_tokens;
     const Index size = used_ + fresh;
     if (size > pages_.capacity() && !pages_.reserve(std::max(size, 2 * pages_.capacity()), allocator)) return false;
@@ -102,14 +102,14 @@ class PageTable {
     next_open_ = SharedBuffer();
   }
 
-  /// Room of the page that the next tokens go to, which is opened where none is; requires prepare. Slots of the first
-  /// page count from token 0 on, so that pages of keys and values are aligned with each other and with those of caches
-  /// without sinks.
-  Index open(Index sealed) noexcept {
+  /// Room of the page that token `sealed` goes to, which is opened where none is; requires prepare. The first page of
+  /// all leaves `empty` slots empty: those of sinks, so that its slots count from token 0 on, and pages of keys and
+  /// values are aligned with each other and with those of caches without sinks.
+  Index open(Index sealed, Index empty) noexcept {
     if (used_ == 0 || !is_open()) {
       Page& page = pages_[used_];
-      page.first = used_ == 0 ? sealed / page_tokens * page_tokens : sealed;
-      page.count = std::int32_t(sealed - page.first);
+      page.count = std::int32_t(used_ == 0 ? empty : 0);
+      page.first = sealed - page.count;
       ++used_;
     } else if (next_open_.bytes() > 0) {
       std::memcpy(next_open_.data(), last().data(), std::size_t(page_bytes()));

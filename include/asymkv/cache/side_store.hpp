@@ -68,7 +68,7 @@ class SideStore {
   /// then gives back what was got.
   [[nodiscard]] bool prepare(Index tokens, ScalarType type, const Allocator& allocator) noexcept {
     take_type(type);
-    if (!pages_.prepare(sealed_, due(), allocator)) return false;
+    if (!pages_.prepare(due(), empty_slots(), allocator)) return false;
     if (tokens == 0) return true;
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
@@ -86,7 +86,7 @@ class SideStore {
   /// Quantizes what is due; requires prepare(). `scratch` has writer_scratch floats.
   void seal(const kernels::Table& kernels, float* scratch) noexcept {
     for (Index remaining = due(); remaining > 0;) {
-      const Index tokens = std::min(remaining, pages_.open(sealed_));
+      const Index tokens = std::min(remaining, pages_.open(sealed_, empty_slots()));
       for (Index head = 0; head < config_.heads; ++head) {
         const kernels::DenseView from = dense_.view(head, 0, tokens);
         pages_.write(kernels, head, panel_source(config_.side, from.data, from.type, from.stride, 1), tokens, scratch);
@@ -189,6 +189,9 @@ class SideStore {
     const Index missing = config_.sink_length - sinks_.count();
     return missing < tokens ? missing : tokens;
   }
+  /// Of the first page: its slots count from token 0 where all before are sinks, else from the first token that is
+  /// sealed, which it is where removed tokens had the pages before.
+  Index empty_slots() const noexcept { return sealed_ == sinks_.count() ? sealed_ % page_tokens : 0; }
   /// The window and the sinks of packed sides keep the input's type, which may change when they are empty.
   void take_type(ScalarType type) noexcept {
     if (!packed()) return;
