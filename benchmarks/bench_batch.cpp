@@ -1,14 +1,17 @@
 // bench_batch.cpp: one layer's attention for a continuous batch, cold, as bench_attention's rows are: 32 sequences of
 // 100 to 8000 tokens, one query token each, in one call of attend_batch. Rows:
 //
-//   batch/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/s<sequences>/threads<threads>/real_time
+//   batch/<cache>/h<query heads>/kv<kv heads>/d<head_dim>/s<sequences>/threads<threads>/...
 //
-// Counters: over_parts, the time on one thread over the sum of the least times of each sequence's attend alone,
-// measured between the batches; speedup, the time of attend_batch on one thread over that on so many; dram_share and
-// ns_per_token_head as bench_attention has them, the former of one thread's bandwidth. All are of medians.
+// Counters: over_parts, the least CPU time on one thread over the sum of the least CPU times of each sequence's attend
+// alone, measured between the batches; median_over_parts, the median of the former over that sum; speedup, the median
+// time that passes with attend_batch on one thread over that on so many; dram_share and ns_per_token_head as
+// bench_attention has them, of the latter time and one thread's bandwidth.
 #include <asymkv/thread_pool.hpp>
 #include <chrono>
+#include <ctime>
 #include <deque>
+#include <numeric>
 
 #include "support.hpp"
 
@@ -84,11 +87,17 @@ double median(std::vector<double> times) {
   return times[times.size() / 2];
 }
 
+struct Seconds {
+  double passed, cpu;
+};
+/// CPU time is the process's: for functions that use one thread.
 template <class Function>
-double seconds(Function function) {
+Seconds seconds(Function function) {
   const auto start = std::chrono::steady_clock::now();
+  const std::clock_t cpu = std::clock();
   function();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double used = double(std::clock() - cpu) / CLOCKS_PER_SEC;
+  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), used};
 }
 
 /// Times batches on one thread, batches on the row's, and each sequence alone, by turns, each on another layer.
@@ -112,29 +121,29 @@ class BatchTimes {
   /// Seconds of the batch on the row's threads.
   double measure() {
     const asymkv::Batch batch{entries_.data(), sequences};
-    on_one_.push_back(seconds([&] { note(attend_batch(of_.layer, batch, one_)); }));
+    const Seconds on_one = seconds([&] { note(attend_batch(of_.layer, batch, one_)); });
+    on_one_.push_back(on_one.passed);
+    cpu_.push_back(on_one.cpu);
     of_.next_layer();
-    on_many_.push_back(seconds([&] { note(attend_batch(of_.layer, batch, many_, pool_)); }));
+    on_many_.push_back(seconds([&] { note(attend_batch(of_.layer, batch, many_, pool_)); }).passed);
     of_.next_layer();
     for (std::size_t i = 0; i < entries_.size(); ++i) {
       const asymkv::BatchEntry& e = entries_[i];
-      const double alone = seconds([&] { note(e.cache->attend(of_.layer, e.queries, e.output, e.params, one_)); });
-      best_[i] = std::min(best_[i], alone);
+      const Seconds alone = seconds([&] { note(e.cache->attend(of_.layer, e.queries, e.output, e.params, one_)); });
+      best_[i] = std::min(best_[i], alone.cpu);
     }
     of_.next_layer();
     return on_many_.back();
   }
 
   const asymkv::Status& status() const { return status_; }
-  double over_parts() const {
-    double parts = 0.0;
-    for (double best : best_) parts += best;
-    return median(on_one_) / parts;
-  }
+  double over_parts() const { return *std::min_element(cpu_.begin(), cpu_.end()) / parts(); }
+  double median_over_parts() const { return median(cpu_) / parts(); }
   double speedup() const { return median(on_one_) / median(on_many_); }
   double time() const { return median(on_many_); }
 
  private:
+  double parts() const { return std::accumulate(best_.begin(), best_.end(), 0.0); }
   void note(const asymkv::Status& status) {
     if (status_.ok()) status_ = status;
   }
@@ -144,7 +153,7 @@ class BatchTimes {
   std::vector<float> queries_, output_;
   asymkv::Workspace one_, many_;
   std::vector<asymkv::BatchEntry> entries_;
-  std::vector<double> on_one_, on_many_, best_;
+  std::vector<double> on_one_, cpu_, on_many_, best_;
   asymkv::Status status_;
 };
 
@@ -157,6 +166,7 @@ void batch(benchmark::State& state, const Row& row) {
   for (auto _ : state) state.SetIterationTime(times.measure());
   if (!times.status().ok()) return state.SkipWithError(times.status().message());
   state.counters["over_parts"] = times.over_parts();
+  state.counters["median_over_parts"] = times.median_over_parts();
   state.counters["speedup"] = times.speedup();
   state.counters["bytes"] = of->layer_bytes();
   state.counters["dram_share"] = of->layer_bytes() / times.time() / bench::read_bandwidth();
