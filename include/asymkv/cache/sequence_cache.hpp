@@ -22,8 +22,8 @@ struct CacheOptions {
   Index threads = 1;
   /// The last so many tokens (0..2^32) stay in full precision even where they are sealed, and what R needs beside them,
   /// so that trim() by up to so many undoes their sealing: the cache then is as if it had been appended to token by
-  /// token up to there (what is due then is sealed by the next append, as ever). For drafts that may be rejected. Deeper
-  /// trims unseal what still can be, and cut the rest.
+  /// token up to there (what is due then is sealed by the next append, as ever). For drafts that may be rejected.
+  /// Deeper trims unseal what still can be, and cut the rest.
   Index rollback_tokens = 0;
 };
 
