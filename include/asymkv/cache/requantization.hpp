@@ -43,17 +43,7 @@ class Requantization {
   /// Requires has_room() and prepare(). What pages read back as may lie beyond what the format holds by its rounding,
   /// and is clamped.
   void run(const kernels::Table& kernels, const AttentionScratch& scratch, const Allocator& allocator) noexcept {
-    const std::int32_t number = this->number();
-    if (number > pages_.more_) pages_.more_formats_[pages_.more_++] = format_;
-    Index copied = 0;
-    for (Index page = 0; page < pages_.size(); ++page) {
-      if (!concerns(page)) continue;
-      Page& p = pages_.pages_[page];
-      const SharedBuffer to = p.memory.shared() ? pages_.next_copies_[copied++] : p.memory;
-      for (Index head = 0; head < pages_.heads(); ++head) rewrite(kernels, page, head, to, scratch);
-      p.memory = to;
-      p.format = number;
-    }
+    if (concerns_any()) rewrite_pages(kernels, scratch);
     cancel();
     give_back(allocator);
   }
@@ -74,6 +64,19 @@ class Requantization {
     return count;
   }
 
+  void rewrite_pages(const kernels::Table& kernels, const AttentionScratch& scratch) noexcept {
+    const std::int32_t number = this->number();
+    if (number > pages_.more_) pages_.more_formats_[pages_.more_++] = format_;
+    Index copied = 0;
+    for (Index page = 0; page < pages_.size(); ++page) {
+      if (!concerns(page)) continue;
+      Page& p = pages_.pages_[page];
+      const SharedBuffer to = p.memory.shared() ? pages_.next_copies_[copied++] : p.memory;
+      for (Index head = 0; head < pages_.heads(); ++head) rewrite(kernels, page, head, to, scratch);
+      p.memory = to;
+      p.format = number;
+    }
+  }
   /// In place, panels become smaller one after another: none is written over one that is yet to be read.
   void rewrite(const kernels::Table& kernels, Index page, Index head, const SharedBuffer& to,
                const AttentionScratch& scratch) const noexcept {
