@@ -20,7 +20,7 @@ class Requantization {
     while (page < pages_.size() && !concerns(page)) ++page;
     return page < pages_.size();
   }
-  /// Whether the table has room for one more format, or has it.
+  /// Whether the table has the format, or a place that no page's format has.
   bool has_room() const noexcept { return number() <= PageTable::most_more; }
   /// Bytes of fresh memory that it takes, for the shared pages' copies.
   Index bytes() const noexcept {
@@ -66,7 +66,8 @@ class Requantization {
 
   void rewrite_pages(const kernels::Table& kernels, const AttentionScratch& scratch) noexcept {
     const std::int32_t number = this->number();
-    if (number > pages_.more_) pages_.more_formats_[pages_.more_++] = format_;
+    if (number > 0) pages_.more_formats_[number - 1] = format_;
+    pages_.more_ = std::max(pages_.more_, number);
     Index copied = 0;
     for (Index page = 0; page < pages_.size(); ++page) {
       if (!concerns(page)) continue;
@@ -92,13 +93,18 @@ class Requantization {
                        panel_source(pages_.side(), x, ScalarType::f32, dim, 1), format_, panel, scratch.kernel());
   }
 
-  /// Of the format among those of the table, or the next one's.
+  /// Of the format among those of the table, or of the place that it gets: most_more + 1 where there is none.
   std::int32_t number() const noexcept {
     const Format& format = format_.layout.format;
     if (format == pages_.own_format_.layout.format) return 0;
-    std::int32_t i = 0;
-    while (i < pages_.more_ && pages_.more_formats_[i].layout.format != format) ++i;
-    return i + 1;
+    for (std::int32_t i = 0; i < pages_.more_; ++i)
+      if (pages_.more_formats_[i].layout.format == format) return i + 1;
+    std::int32_t number = 1;
+    while (number <= pages_.more_ && in_use(number)) ++number;
+    return number;
+  }
+  bool in_use(std::int32_t number) const noexcept {
+    return std::any_of(pages_.begin(), pages_.end(), [&](const Page& page) { return page.format == number; });
   }
 
   /// Memory behind the panels of pages that became smaller, where the allocator takes it, or has a smaller block.
