@@ -285,7 +285,7 @@ TEST(Requantize, WrongArgumentsChangeNothing) {
   expect_error(cache.requantize(0, 900, policy_of("k2v2", 2)), ErrorCode::invalid_argument, "policy: is for 2 layers");
   EXPECT_EQ(cache.requantize_bytes(0, 900, policy_of("k2v2", 2)), 0);
   for (const auto& [first, last] : {std::pair<Index, Index>(-1, 5), {0, 901}, {6, 5}, {901, 901}})
-    expect_error(cache.requantize(first, last, policy), ErrorCode::out_of_range, "tokens");
+    expect_error(cache.requantize(first, last, policy), ErrorCode::out_of_range, "first, last: are");
   EXPECT_TRUE(sealed_bytes(cache) == before);
   const CacheShape wide{1, 1, 288, 32};
   AsymKVCache wide_cache = filled("k8v8", {}, wide);

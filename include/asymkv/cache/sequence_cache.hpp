@@ -284,7 +284,7 @@ class SequenceCache : public KVCache {
     allocator_ = options.allocator;
     kernels_ = *table;
     forced_ = kernels::forced_isa() != nullptr;
-    if (!layers_.reserve(shape.layers, allocator_)) return no_memory();
+    if (!layers_.reserve(shape.layers, allocator_)) return no_memory("create");
     for (Index i = 0; i < shape.layers; ++i) {
       SideConfig configs[2];
       for (Side side : {Side::keys, Side::values}) {
@@ -322,11 +322,11 @@ class SequenceCache : public KVCache {
     allocator_ = from.allocator_;
     kernels_ = from.kernels_;
     forced_ = from.forced_;
-    if (!layers_.reserve(shape_.layers, allocator_)) return no_memory();
+    if (!layers_.reserve(shape_.layers, allocator_)) return no_memory("fork");
     for (const Layer& layer : from.layers_) {
       layers_.push(Layer{SideStore(layer.keys.config()), SideStore(layer.values.config()), layer.removed});
       if (!layers_.back().keys.fork(layer.keys, allocator_) || !layers_.back().values.fork(layer.values, allocator_))
-        return no_memory();
+        return no_memory("fork");
     }
     workspace_ = from.workspace_;
     sinks_ = from.sinks_;
@@ -342,7 +342,8 @@ class SequenceCache : public KVCache {
   Status requantize(const TokenRange& tokens, const Workspace& workspace, const Policy& policy) noexcept {
     if (Status status = check_workspace(workspace); !status.ok()) return status;
     if (tokens.begin < 0 || tokens.begin > tokens.end || tokens.end > length())
-      return Status::error(ErrorCode::out_of_range, "tokens: %lld..%lld are not within 0..%lld, the length",
+      return Status::error(ErrorCode::out_of_range,
+                           "first, last: are %lld, %lld; use 0 <= first <= last <= %lld, the length",
                            number(tokens.begin), number(tokens.end), number(length()));
     Status status;
     each_requantization(tokens, policy, [&](Index layer, SideStore& side, Requantization& work) {
@@ -372,8 +373,8 @@ class SequenceCache : public KVCache {
  private:
   friend class BatchAttention;
 
-  static Status no_memory() noexcept {
-    return Status::error(ErrorCode::out_of_memory, "create: no memory for the cache");
+  static Status no_memory(const char* call) noexcept {
+    return Status::error(ErrorCode::out_of_memory, "%s: no memory for the cache", call);
   }
 
   Status check_workspace(const Workspace& workspace) const noexcept {
