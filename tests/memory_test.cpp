@@ -150,4 +150,62 @@ TEST(Heap, PrefillAttentionAsksForNothing) {
   }
 }
 
+constexpr CacheShape kLongShape{2, 2, 64, 64};
+constexpr Index kLongTokens = 16384, kRow = 2 * 64 * Index(sizeof(float));  // of a token of one side of one layer
+
+/// How a prompt comes.
+struct ChunkTrial {
+  Index residual_length, rollback_tokens, chunk;
+};
+
+/// The bound that AsymKVCache states, for k2v2, whose groups of 32 take 3 bits an element.
+Index most_bytes(const ChunkTrial& trial, Index tokens, const CacheBytes& bytes) {
+  const Index r = trial.residual_length, k = trial.rollback_tokens > 0 ? trial.rollback_tokens + r : 0;
+  const Index window = kRow * (r + k + (trial.chunk < r ? r + std::max<Index>(32, trial.chunk) : trial.chunk));
+  const Index pages = (tokens + page_tokens - 1) / page_tokens, page = 2 * 64 * page_tokens * 3 / 8;
+  const Index former_table = pages * Index(sizeof(Page));  // while a table grows
+  return 2 * 2 * (pages * page + window) + 2 * window + bytes.scratch + bytes.tables + former_table;
+}
+
+/// The most that the allocator handed out at once while a prompt came in chunks.
+Index peak_of_prefill(const ChunkTrial& trial) {
+  CountingAllocator counting;
+  CacheOptions options;
+  options.residual_length = trial.residual_length;
+  options.rollback_tokens = trial.rollback_tokens;
+  options.allocator = counting.allocator();
+  AsymKVCache cache = make_cache("k2v2", options, kLongShape);
+  const Tokens tokens(trial.chunk, 1, kLongShape);
+  for (Index fed = 0; fed < kLongTokens; fed += trial.chunk) {
+    const Index count = std::min(trial.chunk, kLongTokens - fed);
+    for (Index layer : {0, 1}) append(cache, tokens, 0, count, layer);
+    EXPECT_LE(counting.peak, most_bytes(trial, fed + count, cache.bytes()))
+        << fed + count << " tokens in chunks of " << trial.chunk;
+  }
+  EXPECT_EQ(counting.bytes, cache.bytes().total());
+  return counting.peak;
+}
+
+TEST(Prefill, NeedsNoDenseCopyOfItself) {
+  const Index dense = 2 * 2 * kRow * kLongTokens;
+  const Index peak = peak_of_prefill({128, 0, 512});
+  EXPECT_LT(peak, dense / 6);
+  CacheBytes none;
+  EXPECT_GT(peak, most_bytes({128, 0, 512}, kLongTokens, none) / 5 * 4);  // the bound is not far off
+  EXPECT_GE(peak_of_prefill({128, 0, kLongTokens}), dense);               // at once it does
+}
+
+TEST(Prefill, TakesNoMoreThanIsStated) {
+  for (const ChunkTrial& trial : {ChunkTrial{128, 8, 512},
+                                  {32, 0, 512},
+                                  {32, 5, 500},
+                                  {128, 0, 100},
+                                  {128, 40, 127},
+                                  {256, 0, 256},
+                                  {256, 9, 300},
+                                  {128, 3, 7},
+                                  {32, 0, 1}})
+    peak_of_prefill(trial);
+}
+
 }  // namespace

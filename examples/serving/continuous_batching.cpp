@@ -1,5 +1,5 @@
-// continuous_batching.cpp: requests of many lengths come to a server whose memory is too small for all of them at once,
-// and each gets the answer that it would get alone. `continuous_batching [threads]`
+// continuous_batching.cpp: requests of many lengths come to a server whose memory is too small for all of them at once.
+// Each gets the answer that it would get alone, unless its pages had to give up bits. `continuous_batching [threads]`
 #include <chrono>
 #include <cstdlib>
 

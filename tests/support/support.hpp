@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <asymkv/asymkv.hpp>
 #include <cstdlib>
 #include <random>
@@ -57,6 +58,7 @@ struct CountingAllocator {
   Index bytes = 0;
   Index calls = 0;
   Index fail_at = -1;
+  Index peak = 0;  ///< most bytes so far
 
   asymkv::Allocator allocator() {
     asymkv::Allocator a;
@@ -66,6 +68,7 @@ struct CountingAllocator {
       if (self->fail_at >= 0 && self->calls >= self->fail_at) return nullptr;
       ++self->calls;
       self->bytes += Index(size);
+      self->peak = std::max(self->peak, self->bytes);
       return std::aligned_alloc(64, (size + 63) / 64 * 64);
     };
     a.deallocate = [](void* context, void* memory, std::size_t size) {
