@@ -10,3 +10,4 @@
 #include "asymkv/policy.hpp"
 #include "asymkv/quantize/kivi_layout.hpp"
 #include "asymkv/quantize/quantizers.hpp"
+#include "asymkv/state/describe.hpp"

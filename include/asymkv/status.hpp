@@ -19,6 +19,8 @@ enum class ErrorCode {
   non_finite,        ///< NaN or infinity in keys, values or queries
   overflow,          ///< finite, but too large for the format or for float sums
   out_of_memory,     ///< the allocator returned null
+  stream_failed,     ///< a sink or source of the caller's returned false: a full disk, an early end
+  corrupt_state,     ///< saved state that is damaged, or no state at all
 };
 
 /// Outcome of a call: a code, and for errors one sentence that names the argument and says what to do.

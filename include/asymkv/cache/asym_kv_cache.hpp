@@ -33,6 +33,19 @@ class AsymKVCache final : public detail::SequenceCache {
     return cache;
   }
 
+  /// A cache as it was saved, bit for bit, when it was created with this shape and policy and with the residual_length
+  /// and rollback_tokens of these options; reads no further than the state goes. State need not be trusted: whatever
+  /// the bytes are, the result is a cache or an error. (Memory is asked for as the state says, though: the allocator
+  /// sets the limit.) Errors: as create; invalid_argument (another shape, policy or option), stream_failed,
+  /// corrupt_state, unsupported (a newer version).
+  static Result<AsymKVCache> load(const ByteSource& source, const CacheShape& shape, const AsymKVPolicy& policy,
+                                  const CacheOptions& options = {}) noexcept {
+    Result<AsymKVCache> cache = create(shape, policy, options);
+    if (!cache.ok()) return cache;
+    if (Status status = cache->restore(source, "policy"); !status.ok()) return status;
+    return cache;
+  }
+
   /// A sequence that goes on from here on its own: it shares sealed pages, of which none is copied but the one that is
   /// not full yet, by the first append that goes into it; sinks and window are copied. Costs no more memory than these
   /// and 24 bytes a page. seal() beforehand seals what is due once, for all forks, and their windows are R tokens at

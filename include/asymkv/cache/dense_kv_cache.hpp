@@ -22,6 +22,15 @@ class DenseKVCache final : public detail::SequenceCache {
     return cache;
   }
 
+  /// As AsymKVCache::load. States of an AsymKVCache without sinks that stores all layers as T can be loaded too.
+  static Result<DenseKVCache> load(const ByteSource& source, const CacheShape& shape,
+                                   const CacheOptions& options = {}) noexcept {
+    Result<DenseKVCache> cache = create(shape, options);
+    if (!cache.ok()) return cache;
+    if (Status status = cache->restore(source, "T"); !status.ok()) return status;
+    return cache;
+  }
+
   /// A sequence that goes on from here on its own, with a copy of all tokens: nothing is sealed, so nothing is shared.
   /// Errors: out_of_memory, out_of_range (moved from).
   Result<DenseKVCache> fork() const noexcept {

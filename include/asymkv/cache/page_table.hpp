@@ -143,6 +143,32 @@ class PageTable {
     used_ = 0;
     more_ = 0;
   }
+  /// Of a format among those of the table; the next one's where it is none of them.
+  std::int32_t format_number(const Format& format) const noexcept {
+    if (format == own_format_.layout.format) return 0;
+    for (std::int32_t i = 0; i < more_; ++i)
+      if (more_formats_[i].layout.format == format) return i + 1;
+    std::int32_t number = 1;
+    while (number <= more_ && is_in_use(number)) ++number;
+    return number;
+  }
+  /// Whether the table has the format, or a place that no page's format has.
+  bool has_room(const Format& format) const noexcept { return format_number(format) <= most_more; }
+  /// Adds a page of saved state, with panels of zeros, behind the others; requires has_room(). False if there is no
+  /// memory.
+  [[nodiscard]] bool restore_page(Index first, Index count, const PageFormat& format,
+                                  const Allocator& allocator) noexcept {
+    Page page;
+    page.first = first;
+    page.count = std::int32_t(count);
+    page.format = format_number(format.layout.format);
+    if (used_ == pages_.capacity() && !pages_.reserve(std::max<Index>(16, 2 * used_), allocator)) return false;
+    if (!page.memory.allocate(heads_ * format.panel_bytes, allocator)) return false;
+    set_format(page.format, format);
+    pages_.push(std::move(page));
+    ++used_;
+    return true;
+  }
   /// Shares all pages of another table of this side; false if there is no memory.
   [[nodiscard]] bool fork(const PageTable& from, const Allocator& allocator) noexcept {
     if (!pages_.reserve(from.used_, allocator)) return false;
@@ -190,6 +216,14 @@ class PageTable {
     write_panel(kernels, format.layout, panel, source, range, scratch);
   }
 
+  bool is_in_use(std::int32_t number) const noexcept {
+    return std::any_of(begin(), end(), [&](const Page& page) { return page.format == number; });
+  }
+  /// At the place that format_number() gave it.
+  void set_format(std::int32_t number, const PageFormat& format) noexcept {
+    if (number > 0) more_formats_[number - 1] = format;
+    more_ = std::max(more_, number);
+  }
   const PageFormat& format_of(const Page& page) const noexcept {
     return page.format == 0 ? own_format_ : more_formats_[page.format - 1];
   }

@@ -21,7 +21,7 @@ class Requantization {
     return page < pages_.size();
   }
   /// Whether the table has the format, or a place that no page's format has.
-  bool has_room() const noexcept { return number() <= PageTable::most_more; }
+  bool has_room() const noexcept { return pages_.has_room(format_.layout.format); }
   /// Bytes of fresh memory that it takes, for the shared pages' copies.
   Index bytes() const noexcept {
     return copies() * (SharedBuffer::header_bytes + page_bytes() + Index(sizeof(SharedBuffer)));
@@ -65,9 +65,8 @@ class Requantization {
   }
 
   void rewrite_pages(const kernels::Table& kernels, const AttentionScratch& scratch) noexcept {
-    const std::int32_t number = this->number();
-    if (number > 0) pages_.more_formats_[number - 1] = format_;
-    pages_.more_ = std::max(pages_.more_, number);
+    const std::int32_t number = pages_.format_number(format_.layout.format);
+    pages_.set_format(number, format_);
     Index copied = 0;
     for (Index page = 0; page < pages_.size(); ++page) {
       if (!concerns(page)) continue;
@@ -91,20 +90,6 @@ class Requantization {
     std::memset(panel, 0, std::size_t(format_.panel_bytes));
     pages_.write_slots(kernels, {page, head, first - pages_[page].first, count},
                        panel_source(pages_.side(), x, ScalarType::f32, dim, 1), format_, panel, scratch.kernel());
-  }
-
-  /// Of the format among those of the table, or of the place that it gets: most_more + 1 where there is none.
-  std::int32_t number() const noexcept {
-    const Format& format = format_.layout.format;
-    if (format == pages_.own_format_.layout.format) return 0;
-    for (std::int32_t i = 0; i < pages_.more_; ++i)
-      if (pages_.more_formats_[i].layout.format == format) return i + 1;
-    std::int32_t number = 1;
-    while (number <= pages_.more_ && in_use(number)) ++number;
-    return number;
-  }
-  bool in_use(std::int32_t number) const noexcept {
-    return std::any_of(pages_.begin(), pages_.end(), [&](const Page& page) { return page.format == number; });
   }
 
   /// Memory behind the panels of pages that became smaller, where the allocator takes it, or has a smaller block.

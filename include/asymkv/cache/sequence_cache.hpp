@@ -6,6 +6,8 @@
 #include "asymkv/attention/check.hpp"
 #include "asymkv/cache/explanation.hpp"
 #include "asymkv/cache/requantization.hpp"
+#include "asymkv/state/load.hpp"
+#include "asymkv/state/save.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -28,16 +30,6 @@ struct CacheOptions {
 };
 
 namespace detail {
-
-inline Status check_shape(const CacheShape& s) noexcept {
-  if (s.layers < 1 || s.layers > 65536 || s.kv_heads < 1 || s.kv_heads > 65536)
-    return Status::error(ErrorCode::invalid_argument, "shape: %lld layers, %lld kv_heads; both must be in 1..65536",
-                         number(s.layers), number(s.kv_heads));
-  if (s.key_dim < 1 || s.key_dim > 1024 || s.value_dim < 1 || s.value_dim > 1024)
-    return Status::error(ErrorCode::invalid_argument, "shape: key_dim %lld, value_dim %lld; both must be in 1..1024",
-                         number(s.key_dim), number(s.value_dim));
-  return {};
-}
 
 /// The shape of a cache. It goes with the layers when they are moved: what they leave has none, so every call on it
 /// fails by its layer.
@@ -245,6 +237,32 @@ class SequenceCache : public KVCache {
     return bytes;
   }
 
+  /// Writes the cache as bytes that load() of a cache of this kind reads on any machine, and whose use describe_state()
+  /// tells: state_bytes() of them, checked by CRC-32C, with nothing in them that depends on addresses. What load()
+  /// makes of them goes on as this cache does, bit for bit. The same calls give the same bytes on every instruction
+  /// set. Where trim() cut a page, codes of tokens behind the cut are still in it, and are written. Allocates nothing.
+  /// Errors: stream_failed, invalid_argument (no sink), out_of_range (moved from).
+  Status save(const ByteSink& sink) const noexcept {
+    if (shape_.layers == 0) return check_layer(0, 0);  // it was moved from
+    if (sink.write == nullptr) return Status::error(ErrorCode::invalid_argument, "sink: write is null");
+    StateWriter writer(sink);
+    writer.write(state_header().encode());
+    FormatsWriter formats(writer);
+    for (const Layer& layer : layers_) formats.write(layer.keys.config()), formats.write(layer.values.config());
+    formats.finish();
+    for (const Layer& layer : layers_) save_layer(writer, layer.removed, layer.keys, layer.values);
+    if (!writer.failed()) return {};
+    return Status::error(ErrorCode::stream_failed, "sink: failed after %lld of %lld bytes", number(writer.bytes()),
+                         number(state_bytes()));
+  }
+  /// Bytes that save() writes.
+  Index state_bytes() const noexcept {
+    Index bytes = StateHeader::size + state_formats_bytes(shape_.layers);
+    for (const Layer& layer : layers_)
+      bytes += StateLayer::size + detail::state_bytes(layer.keys) + detail::state_bytes(layer.values);
+    return bytes;
+  }
+
   /// Which kernels serve a layer's keys and values, and why; its tokens and bytes by purpose. Errors: out_of_range.
   Result<LayerExplanation> explain(Index layer) const noexcept {
     if (Status status = check_layer(layer, shape_.layers); !status.ok()) return status;
@@ -336,6 +354,35 @@ class SequenceCache : public KVCache {
     return {};
   }
 
+  /// Takes saved state over, in a cache that was just created; after an error it is of no use. `formats` is the
+  /// argument that decided on formats, for errors.
+  Status restore(const ByteSource& source, const char* formats) noexcept {
+    StateReader reader(source);
+    StateHeader header;
+    if (Status status = load_header(reader, header); !status.ok()) return status;
+    if (Status status = check_same(state_header(), header, formats); !status.ok()) return status;
+    Status difference;
+    Status status = load_formats(reader, shape_.layers, [&](Index layer, Side which, const StateFormat& format) {
+      if (difference.ok())
+        difference = check_same(state_format(side(layer, which).config()), format, which, layer, formats);
+    });
+    if (!status.ok()) return status;
+    if (!difference.ok()) return difference;
+    LayerLoader loader(reader, header, *kernels_, allocator_);
+    for (Index i = 0; i < layers_.size(); ++i) {
+      Layer& layer = layers_[i];
+      if (status = loader.load(i, layer.removed, layer.keys, layer.values); !status.ok()) return status;
+    }
+    if (reader.bytes() != header.bytes || length() != header.length)
+      return Status::error(ErrorCode::corrupt_state,
+                           "state: its header says %lld bytes and %lld tokens, it has %lld and %lld",
+                           number(header.bytes), number(header.length), number(reader.bytes()), number(length()));
+    typed_ = header.typed;
+    key_type_ = header.key_type;
+    value_type_ = header.value_type;
+    return {};
+  }
+
   /// Requantizes pages of a range of tokens; policy.format(layer, side) is their new format; where it is not packed,
   /// pages stay.
   template <class Policy>
@@ -375,6 +422,19 @@ class SequenceCache : public KVCache {
 
   static Status no_memory(const char* call) noexcept {
     return Status::error(ErrorCode::out_of_memory, "%s: no memory for the cache", call);
+  }
+
+  StateHeader state_header() const noexcept {
+    StateHeader header;
+    header.shape = shape_;
+    header.sink_length = sinks_;
+    header.residual_length = layers_[0].keys.config().residual_length;
+    header.rollback_tokens = layers_[0].keys.config().rollback_tokens;
+    header.bytes = state_bytes();
+    header.length = length();
+    header.typed = typed_;
+    if (typed_) header.key_type = key_type_, header.value_type = value_type_;
+    return header;
   }
 
   Status check_workspace(const Workspace& workspace) const noexcept {

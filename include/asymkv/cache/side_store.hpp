@@ -23,6 +23,14 @@ struct SideConfig {
   Index sink_length = 0;
 };
 
+/// What a side has beside the tokens themselves and its sinks, of which there are as many as the policy has or there
+/// are tokens: what saved state tells of it.
+struct SideExtent {
+  Index sealed = 0, dense = 0, kept = 0, pages = 0;
+  float greatest = 0.0f;
+  Index length() const noexcept { return sealed + dense; }
+};
+
 class SideStore {
  public:
   explicit SideStore(const SideConfig& config) noexcept : config_(config) {
@@ -164,6 +172,24 @@ class SideStore {
     sealed_ = from.sealed_;
     greatest_ = from.greatest_;
     return true;
+  }
+
+  SideExtent extent() const noexcept { return {sealed_, dense_.count(), dense_.kept(), pages_.size(), greatest_}; }
+  /// Whether a side of this kind can be so, where tokens before `removed`, at most its length, are removed: what the
+  /// attention, append and trim rely on. All numbers are 0..2^32.
+  bool can_hold(const SideExtent& extent, Index removed) const noexcept {
+    const Index sinks = std::min(config_.sink_length, extent.length()), hidden = std::max(sinks, removed);
+    if (!(extent.greatest >= 0.0f && extent.greatest <= limit()) || extent.sealed < sinks) return false;
+    if (!packed()) return extent.pages == 0 && extent.kept == 0 && extent.sealed == hidden;
+    if (extent.kept > std::min(extent.sealed - sinks, most_kept())) return false;
+    return extent.pages == 0 ? extent.sealed <= hidden : extent.sealed > sinks && extent.pages <= extent.sealed;
+  }
+  /// Takes tokens of saved state over; requires can_hold(), its pages in pages(), and that the side was empty.
+  void restore(const SideExtent& extent, TokenBuffer sinks, TokenBuffer dense) noexcept {
+    sinks_ = std::move(sinks);
+    dense_ = std::move(dense);
+    sealed_ = extent.sealed;
+    greatest_ = extent.greatest;
   }
 
   /// Dequantized tokens [first, first + out.tokens) of one head. `scratch` has reader_scratch floats, `row`

@@ -19,6 +19,7 @@ class TokenBuffer {
   }
 
   ScalarType type() const noexcept { return type_; }
+  Index heads() const noexcept { return heads_; }
   /// Without those kept.
   Index count() const noexcept { return count_; }
   /// Tokens that have left, the last ones, and are still here.
@@ -90,6 +91,18 @@ class TokenBuffer {
   void reset() noexcept {
     memory_ = Buffer();
     capacity_ = begin_ = kept_ = count_ = 0;
+  }
+
+  /// Rows of all tokens of a head, kept ones first, side by side.
+  Index head_bytes() const noexcept { return (kept_ + count_) * row_bytes(); }
+  const unsigned char* head(Index head) const noexcept { return kept_row(head); }
+  /// Takes tokens over that lie in `memory`, which has bytes_for(kept + count) bytes; rows are padded with zeros.
+  void restore(Buffer memory, Index kept, Index count) noexcept {
+    memory_ = std::move(memory);
+    begin_ = 0;
+    kept_ = kept;
+    count_ = count;
+    capacity_ = kept + count;
   }
 
   kernels::DenseView view(Index head, Index first, Index count) const noexcept {
