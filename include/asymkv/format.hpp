@@ -67,6 +67,30 @@ struct Format {
 
 constexpr bool is_packed_bits(int bits) noexcept { return (bits >= 1 && bits <= 6) || bits == 8; }
 
+/// A side's part of a policy's name: k2g64fc, km1.5, v16.
+struct FormatName {
+  char text[24];
+  FormatName(const Format& f, Side side) noexcept {
+    const char letter = side == Side::keys ? 'k' : 'v';
+    if (f.mixed()) {
+      std::snprintf(text, sizeof text, "%cm%d%s", letter, f.mixed_halves / 2, f.mixed_halves % 2 != 0 ? ".5" : "");
+      return;
+    }
+    const int end = std::snprintf(text, sizeof text, "%c%d", letter, f.bits);
+    if (f.packed()) add_parts(text + end, f);
+  }
+
+ private:
+  static void add_parts(char* to, const Format& f) noexcept {
+    if (f.group_size != 32) to += std::snprintf(to, 5, "g%d", f.group_size);
+    if (f.fit == Fit::fitted) *to++ = 'f';
+    if (f.metadata == Metadata::compact) *to++ = 'c';
+    if (f.zero_point == ZeroPoint::symmetric) *to++ = 's';
+    if (f.rotation == Rotation::hadamard) *to++ = 'r';
+    *to = '\0';
+  }
+};
+
 /// Whether a side can be stored so. Errors: invalid_argument, unsupported.
 inline Status check(const Format& format, Side side) noexcept {
   if (!is_packed_bits(format.bits) && format.bits != 16 && format.bits != 32)

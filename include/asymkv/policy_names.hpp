@@ -101,21 +101,8 @@ inline const char* range_fault(Index first, Index last, Index next, Index num_la
   return last >= num_layers ? "ends beyond the model's last layer" : nullptr;
 }
 
-inline std::string side_text(char letter, const Format& format) {
-  std::string text(1, letter);
-  if (format.mixed())
-    return text + "m" + std::to_string(format.mixed_halves / 2) + (format.mixed_halves % 2 != 0 ? ".5" : "");
-  text += std::to_string(format.bits);
-  if (!format.packed()) return text;
-  if (format.group_size != 32) text += "g" + std::to_string(format.group_size);
-  if (format.fit == Fit::fitted) text += "f";
-  if (format.metadata == Metadata::compact) text += "c";
-  if (format.zero_point == ZeroPoint::symmetric) text += "s";
-  if (format.rotation == Rotation::hadamard) text += "r";
-  return text;
-}
 inline std::string layer_text(const LayerFormat& layer) {
-  return side_text('k', layer.keys) + side_text('v', layer.values);
+  return std::string(FormatName(layer.keys, Side::keys).text) + FormatName(layer.values, Side::values).text;
 }
 
 /// Bytes of one kv head's sealed tokens, in whole pages for packed sides.

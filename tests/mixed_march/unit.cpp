@@ -59,9 +59,37 @@ bool use_pool(double& sum) {
   CacheOptions options;
   options.allocator = pool->allocator();
   if (!create_and_use(AsymKVCache::create(kShape, *policy, options), sum)) return false;
-  Buffer block;
-  return block.allocate(1000, options.allocator) && block.shrink(100) && pool->bytes() == 100 &&
-         pool->taken() <= pool->budget();
+  SharedBuffer block;
+  return block.allocate(1000, options.allocator) && block.shrink(100) &&
+         pool->bytes() == 100 + SharedBuffer::header_bytes && pool->taken() <= pool->budget();
+}
+
+/// A cache that is saved and loaded.
+bool use_state(double& sum) {
+  const Result<AsymKVPolicy> policy = AsymKVPolicy::parse("0:km2v1+1:k2v4@1", kShape.layers);
+  if (!policy.ok()) return false;
+  Result<AsymKVCache> cache = AsymKVCache::create(kShape, *policy);
+  const std::vector<float> keys = numbers(kTokens, 2 * kShape.key_dim), values = numbers(kTokens, 2 * kShape.value_dim);
+  for (Index layer = 0; layer < kShape.layers; ++layer)
+    if (!cache.ok() || !cache->append(layer, tensor(keys.data(), kTokens, 2, kShape.key_dim),
+                                      tensor(values.data(), kTokens, 2, kShape.value_dim)))
+      return false;
+  if (!cache->seal()) return false;
+  Buffer bytes;
+  if (!bytes.allocate(cache->state_bytes(), Allocator())) return false;
+  unsigned char* next = bytes.data();
+  const ByteSink sink{[](void* to, const void* data, Index count) {
+                        unsigned char*& at = *static_cast<unsigned char**>(to);
+                        std::memcpy(at, data, std::size_t(count));
+                        at += count;
+                        return true;
+                      },
+                      &next};
+  if (!cache->save(sink)) return false;
+  MemorySource described(bytes.data(), bytes.bytes()), loaded(bytes.data(), bytes.bytes());
+  const Result<StateDescription> state = describe_state(described.source());
+  sum += double(crc32c(bytes.data(), bytes.bytes()));
+  return state.ok() && state->policy == *policy && AsymKVCache::load(loaded.source(), kShape, *policy).ok();
 }
 
 template <class Quantizer>
@@ -89,6 +117,6 @@ bool ASYMKV_UNIT(double& sum) {
   }
   return create_and_use(DenseKVCache<float>::create(kShape), sum) &&
          create_and_use(DenseKVCache<Eigen::half>::create(kShape), sum) &&
-         create_and_use(DenseKVCache<Eigen::bfloat16>::create(kShape), sum) && use_pool(sum) &&
+         create_and_use(DenseKVCache<Eigen::bfloat16>::create(kShape), sum) && use_pool(sum) && use_state(sum) &&
          quantize_all<1, 2, 3, 4, 5, 6, 8>(sum);
 }

@@ -143,7 +143,7 @@ class PageTable {
     used_ = 0;
     more_ = 0;
   }
-  /// Of a format among those of the table; the next one's where it is none of them.
+  /// Of a format among those of the table, or of the place that it gets: most_more + 1 where there is none.
   std::int32_t format_number(const Format& format) const noexcept {
     if (format == own_format_.layout.format) return 0;
     for (std::int32_t i = 0; i < more_; ++i)

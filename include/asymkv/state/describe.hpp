@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "asymkv/policy.hpp"
 #include "asymkv/state/load.hpp"
 
 ASYMKV_NAMESPACE_BEGIN

@@ -3,8 +3,8 @@
 // and describe.hpp.
 #pragma once
 
+#include "asymkv/cache/kv_cache.hpp"
 #include "asymkv/kernels/table.hpp"
-#include "asymkv/policy.hpp"
 #include "asymkv/state/panel_check.hpp"
 #include "asymkv/state/state_format.hpp"
 
@@ -22,12 +22,9 @@ inline Status check_shape(const CacheShape& s) noexcept {
 }
 
 /// Name of how a side is stored, for errors: f16, or as in the name of a policy.
-struct FormatWord {
-  char text[24];
-  FormatWord(const StateFormat& f, Side side) {
-    std::snprintf(
-        text, sizeof text, "%s",
-        f.format.packed() ? side_text(side == Side::keys ? 'k' : 'v', f.format).c_str() : scalar_name(f.type));
+struct StateFormatName : FormatName {
+  StateFormatName(const StateFormat& f, Side side) noexcept : FormatName(f.format, side) {
+    if (!f.format.packed()) std::snprintf(text, sizeof text, "%s", scalar_name(f.type));
   }
 };
 
@@ -54,7 +51,8 @@ class StateReader {
     const Index count = state_padding(bytes_);
     if (Status status = read(padding, count); !status.ok()) return status;
     if (crc != nullptr) *crc = crc32c(padding, count, *crc);
-    if (std::count(padding, padding + count, 0) == count) return {};
+    const unsigned char zeros[state_alignment] = {};
+    if (std::memcmp(padding, zeros, std::size_t(count)) == 0) return {};
     return Status::error(ErrorCode::corrupt_state, "state: %s are not followed by zeros; it is damaged", what);
   }
 
@@ -104,10 +102,11 @@ inline Status check_same(const StateHeader& own, const StateHeader& state, const
 }
 /// The same of a side's format.
 inline Status check_same(const StateFormat& own, const StateFormat& state, Side side, Index layer,
-                         const char* formats) {
+                         const char* formats) noexcept {
   if (own == state) return {};
   return Status::error(ErrorCode::invalid_argument, "%s: stores %s of layer %lld as %s, but the state's as %s", formats,
-                       side_name(side), number(layer), FormatWord(own, side).text, FormatWord(state, side).text);
+                       side_name(side), number(layer), StateFormatName(own, side).text,
+                       StateFormatName(state, side).text);
 }
 
 /// Reads the formats and calls function(layer, side, format) with each, in order, before their CRC has been checked.

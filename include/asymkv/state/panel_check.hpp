@@ -22,9 +22,10 @@ inline bool has_sound_widths(const PanelLayout& layout, const unsigned char* pan
     quads /= 4;
   }
   const VectorCounts v = VectorCounts::of(counts);
-  const QuadCounts placed = v.quads();
+  QuadCounts placed = v.quads();
+  placed.quads[0] = counts.quads[0];  // they have no vectors
   return v.threes >= 0 && v.threes_two >= 0 && v.twos >= 0 && v.vectors() <= layout.tile_vectors() &&
-         std::equal(placed.quads + 1, placed.quads + greatest_width + 1, counts.quads + 1);
+         std::memcmp(placed.quads, counts.quads, sizeof counts.quads) == 0;
 }
 
 /// Whether the kernels can read a panel of a packed format, and its scales and zero points are numbers up to `limit` in
