@@ -1,4 +1,5 @@
 // beam_search.cpp: the four best continuations of a prompt; beams fork where they branch, and losers are dropped.
+#include <algorithm>
 #include <cstdio>
 
 #include "toy_model.hpp"

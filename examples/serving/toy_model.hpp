@@ -2,6 +2,7 @@
 // on all before it through a cache's attention, as in a model. Used by the examples of this folder.
 #pragma once
 
+#include <algorithm>
 #include <asymkv/asymkv.hpp>
 #include <cmath>
 #include <random>
