@@ -680,8 +680,8 @@ class Forged {
   void put(Index at, T value) {
     std::memcpy(bytes_.data() + at, &value, sizeof value);
   }
-  /// Of the first page of keys.
-  Index page_record() const { return StateParts(bytes_).records()[3].at; }
+  /// Of a page of keys of the first layer.
+  Index page_record(std::size_t page = 0) const { return StateParts(bytes_).records()[3 + page].at; }
   PanelLayout panel() const {
     return page_layout(AsymKVPolicy::parse(policy_, 2)->format(0, Side::keys), Side::keys, kState.key_dim);
   }
@@ -707,6 +707,22 @@ TEST(State, NumbersThatNoCacheHasAreRefused) {
       forged.put(kLayerRecord + (field < 5 ? 8 * field : 48 + 8 * (field - 5)), value);
       forged.expect_refused("state: the record of layer 0");
     }
+  for (Index kept : {24, 64}) {  // of keys and of values; a cache without rollback_tokens keeps none
+    Forged forged("k2v2@1");
+    forged.put(kLayerRecord + kept, std::int64_t(1));
+    forged.expect_refused("state: the record of layer 0");
+  }
+  Forged sink_removed("k2v2@1");
+  sink_removed.put(kLayerRecord, std::int64_t(1));
+  sink_removed.expect_refused("state: the record of layer 0");
+  Forged still_there("float");  // removed tokens are not in the window
+  still_there.put(kLayerRecord, std::int64_t(10));
+  still_there.expect_refused("state: the record of layer 0");
+  for (Index field : {48, 56}) {
+    Forged forged("k2v2@1");
+    forged.put(field, std::int64_t(64));
+    forged.expect_refused("state: its header says ");
+  }
   for (float greatest : {-1.0f, NAN, INFINITY, 32753.0f, 1e38f}) {
     Forged forged("k2v2@1");
     forged.put(kLayerRecord + 40, greatest);
@@ -736,6 +752,9 @@ TEST(State, PagesThatNoCacheHasAreRefused) {
   with(22, std::uint8_t(1), "numbers that no page has");
   with(16, std::uint8_t(3), "another number of bytes");
   with(40, std::uint8_t(1), "numbers that no page has");
+  Forged fewer("k2v2@1");  // the last page of keys ends before the window begins
+  fewer.put(fewer.page_record(1) + 8, std::int64_t(127));
+  fewer.expect_refused("the pages of layer 0");
 }
 
 TEST(State, NumbersInTokensAndPagesAreChecked) {
