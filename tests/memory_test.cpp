@@ -208,4 +208,93 @@ TEST(Prefill, TakesNoMoreThanIsStated) {
     peak_of_prefill(trial);
 }
 
+/// The most that the allocator handed out at once while a cache grew so, and was sealed.
+template <class Cache>
+Index peak_of_growth(Cache& cache, const CountingAllocator& counting, const Growth& growth) {
+  const CacheShape& shape = cache.shape();
+  const Tokens tokens(std::max<Index>(growth.chunk, 1), 1, shape);
+  const auto append_step = [&](Index count) {
+    using Halves = Eigen::Matrix<Eigen::half, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    const RowMatrix keys = tokens.keys.topRows(count), values = tokens.values.topRows(count);
+    const Halves half_keys = keys.cast<Eigen::half>(), half_values = values.cast<Eigen::half>();
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      const Status status =
+          growth.type == ScalarType::f32
+              ? cache.append(layer, tensor(keys, shape.kv_heads), tensor(values, shape.kv_heads))
+              : cache.append(layer, tensor(half_keys, shape.kv_heads), tensor(half_values, shape.kv_heads));
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+  };
+  for (Index fed = 0; fed < growth.prompt; fed += growth.chunk)
+    append_step(std::min(growth.chunk, growth.prompt - fed));
+  for (Index i = 0; i < growth.decoded; ++i) append_step(1);
+  EXPECT_TRUE(cache.seal().ok());
+  return counting.peak;
+}
+
+const Growth kGrowths[] = {
+    {0, 1, 0},   {1, 1, 0},     {128, 128, 0}, {700, 512, 300}, {1000, 64, 0},
+    {0, 1, 700}, {513, 171, 1}, {300, 7, 40},  {2000, 999, 2},  {400, 100, 300, ScalarType::f16}};
+
+TEST(BytesRequired, AreWhatTheAllocatorHandsOutAtMost) {
+  constexpr CacheShape shape{2, 2, 48, 80};
+  for (const char* policy : {"k2v2", "k4v1@5", "balanced-1.7", "0-0:k16v2+1-1:k3v32@128", "float"})
+    for (const auto& [residual, rollback] : {std::pair<Index, Index>(128, 0), {256, 9}})
+      for (const Growth& growth : kGrowths) {
+        CountingAllocator counting;
+        CacheOptions options;
+        options.residual_length = residual;
+        options.rollback_tokens = rollback;
+        options.threads = 2;
+        options.allocator = counting.allocator();
+        const AsymKVPolicy formats = *AsymKVPolicy::parse(policy, 2);
+        const auto required = AsymKVCache::bytes_required(shape, formats, options, growth);
+        ASSERT_TRUE(required.ok()) << required.status().message();
+        AsymKVCache cache = make_cache(policy, options, shape);
+        EXPECT_EQ(*required, peak_of_growth(cache, counting, growth))
+            << policy << " R " << residual << " prompt " << growth.prompt << " by " << growth.chunk << ", then "
+            << growth.decoded;
+      }
+}
+
+TEST(BytesRequired, OfDenseCachesWithSharedWorkspaces) {
+  constexpr CacheShape shape{3, 2, 48, 80};
+  CountingAllocator counting;
+  CacheOptions options;
+  options.reserve_tokens = 500;
+  options.workspace = *Workspace::create(shape, 3);
+  options.allocator = counting.allocator();
+  for (const Growth& growth : kGrowths) {
+    counting.peak = 0;
+    auto cache = DenseKVCache<Eigen::bfloat16>::create(shape, options);
+    ASSERT_TRUE(cache.ok());
+    EXPECT_EQ(cache->threads(), 3);
+    EXPECT_EQ(*DenseKVCache<Eigen::bfloat16>::bytes_required(shape, options, growth),
+              peak_of_growth(*cache, counting, growth));
+  }
+}
+
+TEST(BytesRequired, WrongNumbersAreRefused) {
+  const AsymKVPolicy policy = *AsymKVPolicy::parse("k2v2", 1);
+  const auto refuse = [&](const CacheShape& shape, const CacheOptions& options, const Growth& growth,
+                          const char* name) {
+    expect_error(AsymKVCache::bytes_required(shape, policy, options, growth).status(), ErrorCode::invalid_argument,
+                 name);
+  };
+  refuse(kShape, {}, {-1}, "growth");
+  refuse(kShape, {}, {10, 0}, "growth");
+  refuse(kShape, {}, {10, 1, -1}, "growth");
+  refuse(kShape, {}, {Index(1) << 32, 1, 1}, "growth");
+  refuse({2, 1, 8, 8}, {}, {}, "policy");
+  refuse({1, 0, 8, 8}, {}, {}, "shape");
+  CacheOptions options;
+  options.residual_length = 100;
+  refuse(kShape, options, {}, "options: residual_length");
+  options = {};
+  options.workspace = *Workspace::create({1, 1, 8, 8});
+  refuse(kShape, options, {}, "options: workspace");
+  expect_error(AsymKVCache::create(kShape, policy, options).status(), ErrorCode::invalid_argument,
+               "options: workspace");
+}
+
 }  // namespace

@@ -49,12 +49,15 @@ class Workspace {
     workspace.key_dim_ = shape.key_dim;
     workspace.value_dim_ = shape.value_dim;
     workspace.threads_ = threads;
-    workspace.layout_ =
-        ScratchLayout(shape.key_dim, shape.value_dim, detail::most_kernel_floats(shape.key_dim, shape.value_dim),
-                      threads > 1 ? slice_partials : 0);
+    workspace.layout_ = layout_for(shape, threads);
     if (!workspace.memory_.allocate(threads * workspace.layout_.floats() * Index(sizeof(float)), allocator))
       return Status::error(ErrorCode::out_of_memory, "workspace: no memory for %lld threads", detail::number(threads));
     return workspace;
+  }
+
+  /// bytes() of a workspace that create() makes of such arguments.
+  static Index bytes_for(const CacheShape& shape, Index threads) noexcept {
+    return SharedBuffer::header_bytes + threads * layout_for(shape, threads).floats() * Index(sizeof(float));
   }
 
   /// 0 where it is empty.
@@ -73,6 +76,11 @@ class Workspace {
   }
 
  private:
+  static ScratchLayout layout_for(const CacheShape& shape, Index threads) noexcept {
+    return {shape.key_dim, shape.value_dim, detail::most_kernel_floats(shape.key_dim, shape.value_dim),
+            threads > 1 ? slice_partials : 0};
+  }
+
   Index key_dim_ = 0, value_dim_ = 0, threads_ = 0;
   ScratchLayout layout_;
   SharedBuffer memory_;

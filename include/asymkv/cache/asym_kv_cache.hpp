@@ -22,15 +22,22 @@ class AsymKVCache final : public detail::SequenceCache {
                                     const CacheOptions& options = {}) noexcept {
     if (Status status = check_layers(policy, shape); !status.ok()) return status;
     AsymKVCache cache;
-    Status status = cache.initialize(shape, options, [&](Index layer, Side side) {
-      SideConfig config;
-      config.format = policy.format(layer, side);
-      config.sink_length = policy.sink_length();
-      config.type = config.format.bits == 16 ? ScalarType::f16 : ScalarType::f32;
-      return config;
-    });
+    Status status =
+        cache.initialize(shape, options, [&](Index layer, Side side) { return kind_of(policy, layer, side); });
     if (!status.ok()) return status;
     return cache;
+  }
+
+  /// The most bytes that the options' allocator has handed out at any time to such a cache without forks, while it
+  /// grows as described and is sealed in the end: exactly, temporary blocks included (bytes() counts none). In a
+  /// PagePool's reserve each block takes up to 63 bytes more; there are one for each page of page_tokens tokens of
+  /// each side, and up to five besides. Takes some nanoseconds a step and layer. Errors: as create, and
+  /// invalid_argument (growth).
+  static Result<Index> bytes_required(const CacheShape& shape, const AsymKVPolicy& policy, const CacheOptions& options,
+                                      const Growth& growth) noexcept {
+    if (Status status = check_layers(policy, shape); !status.ok()) return status;
+    return SequenceCache::bytes_required(shape, options, growth,
+                                         [&](Index layer, Side side) { return kind_of(policy, layer, side); });
   }
 
   /// A cache as it was saved, bit for bit, when it was created with this shape and policy and with the residual_length
@@ -80,6 +87,13 @@ class AsymKVCache final : public detail::SequenceCache {
  private:
   AsymKVCache() noexcept = default;
 
+  static SideConfig kind_of(const AsymKVPolicy& policy, Index layer, Side side) noexcept {
+    SideConfig config;
+    config.format = policy.format(layer, side);
+    config.sink_length = policy.sink_length();
+    config.type = config.format.bits == 16 ? ScalarType::f16 : ScalarType::f32;
+    return config;
+  }
   static Status check_layers(const AsymKVPolicy& policy, const CacheShape& shape) noexcept {
     if (policy.num_layers() == shape.layers) return {};
     return Status::error(ErrorCode::invalid_argument, "policy: is for %lld layers, the shape has %lld",

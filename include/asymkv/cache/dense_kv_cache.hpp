@@ -12,14 +12,14 @@ class DenseKVCache final : public detail::SequenceCache {
   /// Errors: as AsymKVCache::create.
   static Result<DenseKVCache> create(const CacheShape& shape, const CacheOptions& options = {}) noexcept {
     DenseKVCache cache;
-    Status status = cache.initialize(shape, options, [](Index, Side) {
-      SideConfig config;
-      config.type = ScalarTypeOf<T>::value;
-      config.format.bits = int(8 * scalar_bytes(config.type));
-      return config;
-    });
-    if (!status.ok()) return status;
+    if (Status status = cache.initialize(shape, options, kind); !status.ok()) return status;
     return cache;
+  }
+
+  /// As AsymKVCache::bytes_required.
+  static Result<Index> bytes_required(const CacheShape& shape, const CacheOptions& options,
+                                      const Growth& growth) noexcept {
+    return SequenceCache::bytes_required(shape, options, growth, kind);
   }
 
   /// As AsymKVCache::load. States of an AsymKVCache without sinks that stores all layers as T can be loaded too.
@@ -41,6 +41,13 @@ class DenseKVCache final : public detail::SequenceCache {
 
  private:
   DenseKVCache() noexcept = default;
+
+  static SideConfig kind(Index, Side) noexcept {
+    SideConfig config;
+    config.type = ScalarTypeOf<T>::value;
+    config.format.bits = int(8 * scalar_bytes(config.type));
+    return config;
+  }
 };
 
 ASYMKV_NAMESPACE_END

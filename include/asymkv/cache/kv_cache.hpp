@@ -20,6 +20,16 @@ namespace detail {
 
 inline long long number(Index i) noexcept { return static_cast<long long>(i); }
 
+inline Status check_shape(const CacheShape& s) noexcept {
+  if (s.layers < 1 || s.layers > 65536 || s.kv_heads < 1 || s.kv_heads > 65536)
+    return Status::error(ErrorCode::invalid_argument, "shape: %lld layers, %lld kv_heads; both must be in 1..65536",
+                         number(s.layers), number(s.kv_heads));
+  if (s.key_dim < 1 || s.key_dim > 1024 || s.value_dim < 1 || s.value_dim > 1024)
+    return Status::error(ErrorCode::invalid_argument, "shape: key_dim %lld, value_dim %lld; both must be in 1..1024",
+                         number(s.key_dim), number(s.value_dim));
+  return {};
+}
+
 inline Status check_layer(Index layer, Index layers) noexcept {
   if (layer >= 0 && layer < layers) return {};
   return Status::error(ErrorCode::out_of_range, "layer: is %lld; the number of layers is %lld, the first is 0",

@@ -81,14 +81,19 @@ class PageTable {
     return bytes;
   }
 
+  /// Pages that so many tokens need where so many slots are left; less than 0: to be left empty.
+  static Index fresh_pages(Index tokens, Index slots_left) noexcept {
+    return tokens <= std::max<Index>(0, slots_left) ? 0 : (tokens - slots_left + page_tokens - 1) / page_tokens;
+  }
+  /// Pages that a table has room for when it must have room for `size` and has it for `now`.
+  static Index room_for(Index size, Index now) noexcept { return size <= now ? now : std::max(size, 2 * now); }
+
   /// Gets memory of fresh pages for `tokens` tokens, and for a copy of the open page where forks share it; `empty` as
   /// for open. False if there is none; cancel() then gives back what was got, but for the table's own room.
   [[nodiscard]] bool prepare(Index tokens, Index empty, const Allocator& allocator) noexcept {
     const bool open = tokens > 0 && is_open();
-    const Index behind = used_ == 0 ? tokens + empty : open ? tokens - slots_left() : tokens;
-    const Index fresh = tokens == 0 || behind <= 0 ? 0 : (behind + page_tokens - 1) / page_tokens;
-    const Index size = used_ + fresh;
-    if (size > pages_.capacity() && !pages_.reserve(std::max(size, 2 * pages_.capacity()), allocator)) return false;
+    const Index fresh = fresh_pages(tokens, used_ == 0 ? -empty : open ? slots_left() : 0);
+    if (!pages_.reserve(room_for(used_ + fresh, pages_.capacity()), allocator)) return false;
     if (open && last().memory.shared() && !next_open_.allocate(page_bytes(), allocator)) return false;
     for (Index i = 0; i < fresh; ++i) {
       Page page;

@@ -4,30 +4,14 @@
 
 #include "asymkv/attention/attend.hpp"
 #include "asymkv/attention/check.hpp"
+#include "asymkv/cache/bytes_required.hpp"
 #include "asymkv/cache/explanation.hpp"
+#include "asymkv/cache/options.hpp"
 #include "asymkv/cache/requantization.hpp"
 #include "asymkv/state/load.hpp"
 #include "asymkv/state/save.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
-
-/// What may be chosen about a cache beside its shape and policy.
-struct CacheOptions {
-  /// R of the paper: most recent tokens kept in full precision; a multiple of every group size in use, at least 1.
-  Index residual_length = 128;
-  /// Sides in f16 and f32 get the memory of so many tokens, 0..2^32, with their first append: one block a side. More
-  /// tokens get theirs as they come. Packed sides take page after page; PagePool has a block for all of them.
-  Index reserve_tokens = 0;
-  Allocator allocator;
-  /// Threads that may share the attention of a layer (KVCache::attend_slice), 1..1024; each has working memory. With 1,
-  /// attend_parallel runs on the calling thread alone, however many a pool has.
-  Index threads = 1;
-  /// The last so many tokens (0..2^32) stay in full precision even where they are sealed, and what R needs beside them,
-  /// so that trim() by up to so many undoes their sealing: the cache then is as if it had been appended to token by
-  /// token up to there (what is due then is sealed by the next append, as ever). For drafts that may be rejected.
-  /// Deeper trims unseal what still can be, and cut the rest.
-  Index rollback_tokens = 0;
-};
 
 namespace detail {
 
@@ -278,59 +262,56 @@ class SequenceCache : public KVCache {
  protected:
   const Workspace& workspace() const noexcept { return workspace_; }
 
-  /// side_config(layer, side) gives format and type of each side.
-  template <class SideConfigOf>
-  Status initialize(const CacheShape& shape, const CacheOptions& options, SideConfigOf side_config) noexcept {
+  /// kind(layer, side) gives format, type and sinks of each side.
+  template <class Kind>
+  Status initialize(const CacheShape& shape, const CacheOptions& options, Kind kind) noexcept {
     if (Status status = check_shape(shape); !status.ok()) return status;
-    if (options.reserve_tokens < 0 || options.reserve_tokens > Index(1) << 32)
-      return Status::error(ErrorCode::invalid_argument, "options: reserve_tokens is %lld; use 0..2^32",
-                           number(options.reserve_tokens));
-    if (options.residual_length < 1 || options.residual_length > Index(1) << 32)
-      return Status::error(ErrorCode::invalid_argument, "options: residual_length is %lld; use 1..2^32",
-                           number(options.residual_length));
-    if (options.threads < 1 || options.threads > 1024)
-      return Status::error(ErrorCode::invalid_argument, "options: threads is %lld; use 1..1024",
-                           number(options.threads));
-    if (options.allocator.allocate == nullptr || options.allocator.deallocate == nullptr)
-      return Status::error(ErrorCode::invalid_argument, "options: allocator has a null function");
+    if (Status status = check_options(options, shape); !status.ok()) return status;
     Result<const kernels::Table*> table = kernels::choose_table();
     if (!table.ok()) return table.status();
-    if (options.rollback_tokens < 0 || options.rollback_tokens > Index(1) << 32)
-      return Status::error(ErrorCode::invalid_argument, "options: rollback_tokens is %lld; use 0..2^32",
-                           number(options.rollback_tokens));
     shape_ = shape;
     allocator_ = options.allocator;
     kernels_ = *table;
     forced_ = kernels::forced_isa() != nullptr;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory("create");
     for (Index i = 0; i < shape.layers; ++i) {
-      SideConfig configs[2];
-      for (Side side : {Side::keys, Side::values}) {
-        SideConfig& config = configs[int(side)];
-        config = side_config(i, side);
-        config.side = side;
-        config.heads = shape.kv_heads;
-        config.dim = side == Side::keys ? shape.key_dim : shape.value_dim;
-        config.residual_length = options.residual_length;
-        config.reserve_tokens = options.reserve_tokens;
-        config.rollback_tokens = options.rollback_tokens;
-        sinks_ = config.sink_length;
-        if (!config.format.packed()) continue;
-        if (options.residual_length % config.format.group_size != 0)
-          return Status::error(ErrorCode::invalid_argument,
-                               "options: residual_length is %lld; layer %lld needs a multiple of its group size, %d",
-                               number(options.residual_length), number(i), config.format.group_size);
-        if (config.format.mixed() && config.dim > mixed_depth_limit)
-          return Status::error(ErrorCode::unsupported,
-                               "policy: layer %lld has mixed widths, for key_dim up to %lld alone", number(i),
-                               number(mixed_depth_limit));
-      }
-      layers_.push(Layer{SideStore(configs[0]), SideStore(configs[1])});
+      const Result<SideConfig> keys = side_config(kind(i, Side::keys), i, Side::keys, shape, options);
+      const Result<SideConfig> values = side_config(kind(i, Side::values), i, Side::values, shape, options);
+      if (!keys.ok() || !values.ok()) return keys.ok() ? values.status() : keys.status();
+      sinks_ = keys->sink_length;
+      layers_.push(Layer{SideStore(*keys), SideStore(*values)});
     }
-    Result<Workspace> workspace = Workspace::create(shape, options.threads, allocator_);
+    return initialize_workspace(options);
+  }
+  Status initialize_workspace(const CacheOptions& options) noexcept {
+    workspace_ = options.workspace;
+    if (workspace_.threads() > 0) return {};
+    Result<Workspace> workspace = Workspace::create(shape_, options.threads, allocator_);
     if (!workspace.ok()) return workspace.status();
     workspace_ = std::move(*workspace);
     return {};
+  }
+
+  /// The most that such a cache takes from its allocator.
+  template <class Kind>
+  static Result<Index> bytes_required(const CacheShape& shape, const CacheOptions& options, const Growth& growth,
+                                      Kind kind) noexcept {
+    if (Status status = check_shape(shape); !status.ok()) return status;
+    if (Status status = check_options(options, shape); !status.ok()) return status;
+    if (Status status = check_growth(growth); !status.ok()) return status;
+    Array<LayerGrowth> layers;
+    if (!layers.reserve(shape.layers, Allocator())) return no_memory("bytes_required");
+    for (Index i = 0; i < shape.layers; ++i) {
+      const Result<SideConfig> keys = side_config(kind(i, Side::keys), i, Side::keys, shape, options);
+      const Result<SideConfig> values = side_config(kind(i, Side::values), i, Side::values, shape, options);
+      if (!keys.ok() || !values.ok()) return keys.ok() ? values.status() : keys.status();
+      layers.push(LayerGrowth{{*keys, growth.type}, {*values, growth.type}});
+    }
+    ByteMeter meter;
+    meter.take(shape.layers * Index(sizeof(Layer)));
+    if (options.workspace.threads() == 0) meter.take(Workspace::bytes_for(shape, options.threads));
+    grow(layers, growth, meter);
+    return meter.most();
   }
 
   /// Becomes a fork of another cache.

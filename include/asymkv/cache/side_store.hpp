@@ -1,27 +1,15 @@
 // side_store.hpp: all tokens of one side (keys or values) of one layer: sinks, sealed pages, then full-precision
-// tokens. Knows when tokens fall due for sealing (paper section 3) and which of its pages forks share. Used by
-// SequenceCache; read by the attention.
+// tokens. Used by SequenceCache; read by the attention.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
 #include "asymkv/cache/page_table.hpp"
+#include "asymkv/cache/sealing.hpp"
 #include "asymkv/cache/token_buffer.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
-
-/// How a side is kept. A packed side keeps the input's type in its window; others convert to `type` on the way in.
-struct SideConfig {
-  Side side = Side::keys;
-  Format format;
-  ScalarType type = ScalarType::f32;  ///< of sides that are not packed
-  Index heads = 0, dim = 0;
-  Index residual_length = 128;
-  Index reserve_tokens = 0;   ///< of sides that are not packed
-  Index rollback_tokens = 0;  ///< of packed sides
-  Index sink_length = 0;
-};
 
 /// What a side has beside the tokens themselves and its sinks, of which there are as many as the policy has or there
 /// are tokens: what saved state tells of it.
@@ -64,24 +52,17 @@ class SideStore {
     return config_.type == ScalarType::f16 ? 65504.0f : 0x1.FEp127f;
   }
 
-  /// Tokens that the next append seals: keys in runs of R, of which sinks shorten the first; values all but the last R.
-  Index due() const noexcept {
-    const Index r = config_.residual_length, sinks = sealed_ == sinks_.count() ? sealed_ : 0;  // of the first run
-    if (!packed()) return 0;
-    const Index end = config_.side == Side::keys ? (sinks + dense_.count()) / r * r : sinks + dense_.count() - r;
-    return end > sinks ? end - sinks : 0;
-  }
-
   /// Gets all memory that sealing what is due and appending `tokens` of `type` needs. False if there is none; cancel()
   /// then gives back what was got.
   [[nodiscard]] bool prepare(Index tokens, ScalarType type, const Allocator& allocator) noexcept {
     take_type(type);
-    if (!pages_.prepare(due(), empty_slots(), allocator)) return false;
+    if (!pages_.prepare(rule().due(counts()), rule().empty_slots(counts()), allocator)) return false;
     if (tokens == 0) return true;
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
       return false;
-    next_capacity_ = capacity_for(dense_.count() - due(), tokens - sinks_missing(tokens));
+    next_capacity_ = rule().window_capacity(dense_.capacity(), dense_.count() - rule().due(counts()),
+                                            tokens - rule().new_sinks(counts(), tokens));
     return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
   }
   /// Nothing where nothing was prepared since the last seal(), trim() or clear().
@@ -93,8 +74,8 @@ class SideStore {
 
   /// Quantizes what is due; requires prepare(). `scratch` has writer_scratch floats.
   void seal(const kernels::Table& kernels, float* scratch) noexcept {
-    for (Index remaining = due(); remaining > 0;) {
-      const Index tokens = std::min(remaining, pages_.open(sealed_, empty_slots()));
+    for (Index remaining = rule().due(counts()); remaining > 0;) {
+      const Index tokens = std::min(remaining, pages_.open(sealed_, rule().empty_slots(counts())));
       for (Index head = 0; head < config_.heads; ++head) {
         const kernels::DenseView from = dense_.view(head, 0, tokens);
         pages_.write(kernels, head, panel_source(config_.side, from.data, from.type, from.stride, 1), tokens, scratch);
@@ -104,16 +85,16 @@ class SideStore {
       sealed_ += tokens;
       remaining -= tokens;
     }
-    dense_.keep(tokens_to_keep(length()));
+    dense_.keep(rule().tokens_to_keep(counts(), length()));
   }
 
   /// Adds tokens at the back; requires prepare() with as many, and seal().
   void append(const kernels::Table& kernels, const ConstTensor& tokens) noexcept {
     if (tokens.tokens == 0) return;
-    dense_.keep(tokens_to_keep(length() + tokens.tokens));
+    dense_.keep(rule().tokens_to_keep(counts(), length() + tokens.tokens));
     if (next_sinks_.bytes() > 0) sinks_.adopt(std::move(next_sinks_), config_.sink_length);
     if (next_memory_.bytes() > 0) dense_.adopt(std::move(next_memory_), next_capacity_);
-    const Index first = sinks_missing(tokens.tokens);
+    const Index first = rule().new_sinks(counts(), tokens.tokens);
     ConstTensor part = tokens;
     part.tokens = first;
     sinks_.append(kernels, part);
@@ -128,7 +109,7 @@ class SideStore {
   /// group of keys takes no more tokens.
   void trim(Index tokens) noexcept {
     if (tokens == 0) greatest_ = 0.0f;
-    unseal(sealed_ - sealed_before(tokens));
+    unseal(sealed_ - rule().sealed_before(counts(), tokens, immutable_end()));
     if (tokens >= sealed_) {
       dense_.truncate(tokens - sealed_);
       return;
@@ -181,7 +162,7 @@ class SideStore {
     const Index sinks = std::min(config_.sink_length, extent.length()), hidden = std::max(sinks, removed);
     if (!(extent.greatest >= 0.0f && extent.greatest <= limit()) || extent.sealed < sinks) return false;
     if (!packed()) return extent.pages == 0 && extent.kept == 0 && extent.sealed == hidden;
-    if (extent.kept > std::min(extent.sealed - sinks, most_kept())) return false;
+    if (extent.kept > std::min(extent.sealed - sinks, rule().most_kept())) return false;
     return extent.pages == 0 ? extent.sealed <= hidden : extent.sealed > sinks && extent.pages <= extent.sealed;
   }
   /// Takes tokens of saved state over; requires can_hold(), its pages in pages(), and that the side was empty.
@@ -210,14 +191,8 @@ class SideStore {
   }
 
  private:
-  /// Tokens of an append that go to the sinks.
-  Index sinks_missing(Index tokens) const noexcept {
-    const Index missing = config_.sink_length - sinks_.count();
-    return missing < tokens ? missing : tokens;
-  }
-  /// Of the first page: its slots count from token 0 where all before are sinks, else from the first token that is
-  /// sealed, which it is where removed tokens had the pages before.
-  Index empty_slots() const noexcept { return sealed_ == sinks_.count() ? sealed_ % page_tokens : 0; }
+  Sealing rule() const noexcept { return Sealing(config_); }
+  SideCounts counts() const noexcept { return {sinks_.count(), sealed_, dense_.count()}; }
   /// The window and the sinks of packed sides keep the input's type, which may change when they are empty.
   void take_type(ScalarType type) noexcept {
     if (!packed()) return;
@@ -232,54 +207,12 @@ class SideStore {
     for (Index i = 0; i < config_.dim; ++i)
       store_scalar(out.data, out.type, at * out.token_stride + i * out.dim_stride, load_scalar(row.data, row.type, i));
   }
-  /// What would be sealed if the side had come to be `length` long token by token, as far back as kept tokens allow.
-  Index sealed_before(Index length) const noexcept {
-    const Index r = config_.residual_length, earliest = immutable_end();
-    if (config_.side == Side::values) return std::min(sealed_, std::max(earliest, length - 1 - r));
-    Index boundary = sealed_;
-    while (boundary > earliest && boundary >= length) boundary = std::max(earliest, run_before(boundary));
-    return boundary;
-  }
-  /// Where the run of R keys that ends at `boundary` begins: the first one begins behind the sinks.
-  Index run_before(Index boundary) const noexcept {
-    return std::max(sinks_.count(), boundary - config_.residual_length);
-  }
-  /// Sealed tokens that trimming a length by rollback_tokens would unseal.
-  Index tokens_to_keep(Index length) const noexcept {
-    const Index r = config_.residual_length, least = length - config_.rollback_tokens;
-    if (!packed() || config_.rollback_tokens == 0) return 0;
-    if (config_.side == Side::values) return std::max<Index>(0, sealed_ - std::max(sinks_.count(), least - 1 - r));
-    Index boundary = sealed_;
-    while (boundary > sinks_.count() && boundary >= least) boundary = run_before(boundary);
-    return sealed_ - boundary;
-  }
   /// Tokens come back to the window, and their codes go.
   void unseal(Index tokens) noexcept {
     if (tokens == 0) return;
     dense_.restore_front(tokens);
     sealed_ -= tokens;
     pages_.cut(sealed_ > sinks_.count() ? sealed_ : 0);
-  }
-  /// Tokens to have room for when `kept` stay in full precision and a step adds `fresh`. A window is sized for such
-  /// steps, R + 32 at least. Values leave it as they come, so it has room for up to two more steps, of R tokens at
-  /// most: then not each one moves what stays to the front, but every third. It keeps its size for steps that it holds,
-  /// unless it has R / 2 tokens too many for them. Other sides grow by half.
-  Index capacity_for(Index kept, Index fresh) const noexcept {
-    const Index tokens = kept + fresh, now = dense_.capacity();
-    if (packed()) {
-      const Index r = config_.residual_length, usual = r + 32 + most_kept();
-      const Index more = config_.side == Side::values ? std::min(2 * fresh, r) : 0;
-      const Index needed = std::max(usual, tokens + most_kept());
-      const Index wanted = fresh < r ? std::max(needed, r + fresh + more + most_kept()) : needed;
-      return now >= needed && now <= wanted + r / 2 ? now : wanted;
-    }
-    if (tokens <= now) return now;
-    return std::max({tokens, now + now / 2, config_.reserve_tokens});
-  }
-  /// Greatest tokens_to_keep.
-  Index most_kept() const noexcept {
-    if (config_.rollback_tokens == 0) return 0;
-    return config_.rollback_tokens + (config_.side == Side::keys ? config_.residual_length : 1);
   }
 
   SideConfig config_;

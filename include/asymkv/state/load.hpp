@@ -11,16 +11,6 @@
 ASYMKV_NAMESPACE_BEGIN
 namespace detail {
 
-inline Status check_shape(const CacheShape& s) noexcept {
-  if (s.layers < 1 || s.layers > 65536 || s.kv_heads < 1 || s.kv_heads > 65536)
-    return Status::error(ErrorCode::invalid_argument, "shape: %lld layers, %lld kv_heads; both must be in 1..65536",
-                         number(s.layers), number(s.kv_heads));
-  if (s.key_dim < 1 || s.key_dim > 1024 || s.value_dim < 1 || s.value_dim > 1024)
-    return Status::error(ErrorCode::invalid_argument, "shape: key_dim %lld, value_dim %lld; both must be in 1..1024",
-                         number(s.key_dim), number(s.value_dim));
-  return {};
-}
-
 /// Name of how a side is stored, for errors: f16, or as in the name of a policy.
 struct StateFormatName : FormatName {
   StateFormatName(const StateFormat& f, Side side) noexcept : FormatName(f.format, side) {
