@@ -7,8 +7,9 @@
 ASYMKV_NAMESPACE_BEGIN
 
 /// One sequence's cache under an AsymKVPolicy. Packed sides quantize tokens as they leave the residual window: after n
-/// tokens beyond the policy's sinks and seal(), floor(n/R)*R keys and max(0, n-R) values are sealed, however they came.
-/// After trim(n) into sealed tokens these keep their codes, and R counts anew from token n for keys.
+/// tokens and seal(), keys before token floor(n/R)*R and values before token n-R are sealed, but for the policy's
+/// sinks, however they came. After trim(n) into sealed tokens these keep their codes, and R counts anew from token n
+/// for keys.
 ///
 /// A prompt in chunks of C tokens needs no dense copy of itself: what is taken at any time is at most the pages that
 /// its tokens fill, a window of R + C + K tokens (of 2R + max(C, 32) + K where C < R) for each packed side of each
