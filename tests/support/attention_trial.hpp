@@ -36,6 +36,20 @@ constexpr double step_errors(int bits) { return bits <= 2 ? 3.0 / 127.0 : 2.0 / 
 /// by far less, and errors add up like a random walk too.
 constexpr double kTileErrors = 0x1p-15;
 
+/// Steps that so many query rows of a kv head are rounded to before they meet codes of so many bits.
+inline double row_errors(Index rows, int bits) {
+  const kernels::Table& kernels = **kernels::choose_table();
+  const Index few = bits == 8 ? kernels.few_rows_of_8_bits : kernels::few_rows;
+  if ((rows - 1) % attention_rows < few) return step_errors(bits);
+  return kernels.isa == Isa::amx ? kTileErrors : 0.0;
+}
+/// Bound on the error of a score, of rows with such errors.
+inline double score_bound(const oracle::Attention& expected, double errors) {
+  const double rounding = errors * expected.score_rounding;
+  EXPECT_LT(rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
+  return kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * rounding;
+}
+
 /// How an output compares with the oracle's.
 struct Comparison {
   int outside = 0;     ///< elements beyond the bound, or not a number
@@ -128,23 +142,12 @@ class AttentionTrial {
   Comparison compare(const RowMatrix& output) const { return compare(output, oracle::exact); }
 
  private:
-  /// Steps that rows are rounded to before they meet codes of so many bits.
-  double row_errors(int bits) const {
-    const Index last_row = case_.queries * case_.heads / case_.kv_heads - 1;
-    const kernels::Table& kernels = **kernels::choose_table();
-    const Index few = bits == 8 ? kernels.few_rows_of_8_bits : kernels::few_rows;
-    if (last_row % attention_rows < few) return step_errors(bits);
-    return kernels.isa == Isa::amx ? kTileErrors : 0.0;
-  }
   double score_bound(const oracle::Attention& expected) const {
-    const double rounding = row_errors(case_.key_bits) * expected.score_rounding;
-    EXPECT_LT(rounding, 0.15) << "the bound is too wide to see anything: smaller queries";
-    return kErrorConstant * 0x1p-24 * (1.0 + expected.score_magnitude) + 2.0 * rounding;
+    return support::score_bound(expected, row_errors(rows(), case_.key_bits));
   }
-
   void compare_element(double output, const oracle::Attention& expected, std::size_t i, Comparison& result) const {
     const double bound =
-        score_bound(expected) * expected.magnitude[i] + row_errors(case_.value_bits) * expected.rounding[i];
+        score_bound(expected) * expected.magnitude[i] + row_errors(rows(), case_.value_bits) * expected.rounding[i];
     note(std::fabs(output - expected.output[i]), bound, result);
   }
 
@@ -167,6 +170,8 @@ class AttentionTrial {
     return m;
   }
 
+  /// Of a kv head.
+  Index rows() const { return case_.queries * case_.heads / case_.kv_heads; }
   /// Tokens before the last append; what they made due, that append sealed.
   Index past() const { return case_.length - case_.queries; }
   int sealed_keys() const { return case_.key_bits > 8 ? 0 : int(past() / case_.residual * case_.residual); }

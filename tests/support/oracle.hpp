@@ -114,7 +114,7 @@ struct Attention {
   std::vector<double> output;
   double lse = -INFINITY;         ///< log of the sum of exp(score), the sink's too
   std::vector<double> magnitude;  ///< sum over t of weight_t |v_t|, an element of the output each
-  /// Greatest sum over c of scale |q_c| |k_tc|, and of what is added.
+  /// Greatest sum over c of scale |q_c| |k_tc|, and of what is added; the sink's too.
   double score_magnitude = 0.0;
   /// What rounding the left factors (queries and weights, each times the scale of its group) to a share of the greatest
   /// of them costs, for one unit of that share: greatest |q_c| s_tc, times the root of the sum of squared codes. Worst
@@ -131,6 +131,7 @@ inline Attention attention(const std::vector<double>& query, const Kept& keys, c
   for (std::vector<double>* sums : {&result.output, &result.magnitude, &result.rounding})
     sums->assign(std::size_t(channels), 0.0);
   double greatest = terms.sink, sum = 0.0;
+  if (std::isfinite(terms.sink)) result.score_magnitude = std::fabs(terms.sink);
   for (int t = first; t < last; ++t) {
     double score = 0.0, magnitude = 0.0, greatest_factor = 0.0, squares = 0.0;
     for (int c = 0; c < keys.numbers.columns; ++c) {
