@@ -1,6 +1,7 @@
 // Sliding windows: attention over what remove_front leaves, against the oracle over those tokens alone; removed tokens
 // are refused, and their memory comes back.
 #include "support/cache.hpp"
+#include "support/guarded.hpp"
 #include "support/variant.hpp"
 
 namespace {
@@ -152,6 +153,23 @@ TEST(Sliding, EverythingButTheSinksMayGo) {
     EXPECT_EQ(cache.length(), 542);
     EXPECT_LE(error_of_attention(cache, 0, kind.sinks, 512, {2, 0, variant}, kind.queries), kind.allowed);
   }
+}
+
+TEST(Sliding, ReadsNothingBeforeWhatIsKept) {
+  for (const Kind& kind : kKinds)
+    for (Index end : {100, 383, 511, 560, 600}) {  // in pages of keys, of values, and in windows
+      CacheOptions options;
+      options.allocator = guarded_allocator();
+      AsymKVCache cache = make_cache(kind.policy, options, kSmall);
+      append_in_chunks(cache, loud_tokens(600, kind.sinks, end, kSmall), 0, 600, 100);
+      ASSERT_TRUE(cache.remove_front(0, end).ok());
+      Result<AsymKVCache> fork = cache.fork();  // whose windows begin where their memory does
+      ASSERT_TRUE(fork.ok());
+      for (Index queries : {1, 80})
+        EXPECT_LE(error_of_attention(*fork, 0, kind.sinks, std::max(end, kind.sinks), {queries}, kind.queries),
+                  kind.allowed)
+            << kind.policy << " end " << end;
+    }
 }
 
 TEST(Sliding, ReferenceSeesTheSame) {
