@@ -435,4 +435,27 @@ TEST(Probe, AnAppendWithoutMemoryNamesTheLayerThatIsWatched) {
   expect_error(status, ErrorCode::out_of_memory, "append: no memory for 3 more tokens in the shadow of layer 1");
 }
 
+TEST(Probe, SlidingWindowsAreWatchedToo) {
+  Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, {}, 4);
+  ASSERT_TRUE(probe.ok());
+  AsymKVCache cache = make_cache("float@4", {}, kServed);
+  const Tokens tokens(500, 3, kServed);
+  append_to_both(cache, *probe, tokens, 0, 500);
+  const RowMatrix queries = random_matrix(2, kQueryHeads * kServed.key_dim, 7);
+  RowMatrix output(2, kQueryHeads * kServed.value_dim);
+  const auto compare = [&] {
+    EXPECT_TRUE(cache.attend(kLayer, tensor(queries, kQueryHeads), tensor(output, kQueryHeads)).ok());
+    return probe->compare(cache, tensor(queries, kQueryHeads), tensor(output, kQueryHeads));
+  };
+  ASSERT_TRUE(cache.remove_front(kLayer, 300).ok());
+  expect_error(compare().status(), ErrorCode::invalid_argument, "served: tokens [4, 300) of layer 1 are removed");
+  ASSERT_TRUE(probe->remove_front(300).ok());
+  const Result<AttentionError> error = compare();
+  ASSERT_TRUE(error.ok()) << error.status().message();
+  EXPECT_LT(error->relative(), 1e-6);
+  expect_error(probe->remove_front(501), ErrorCode::out_of_range, "end");
+  for (Index sinks : {-1, 129})
+    expect_error(AttentionProbe::create(kServed, 0, {}, sinks).status(), ErrorCode::invalid_argument, "sinks");
+}
+
 }  // namespace

@@ -6,7 +6,8 @@
 #include <limits>
 
 #include "asymkv/attention/check.hpp"
-#include "asymkv/cache/dense_kv_cache.hpp"
+#include "asymkv/cache/sequence_cache.hpp"
+#include "asymkv/policy.hpp"
 
 ASYMKV_NAMESPACE_BEGIN
 
@@ -32,9 +33,32 @@ struct AttentionError {
   }
 };
 
+namespace detail {
+
+/// One layer in float, with sinks that remove_front spares.
+class ShadowCache final : public SequenceCache {
+ public:
+  static Result<ShadowCache> create(const CacheShape& shape, Index sinks, const CacheOptions& options) noexcept {
+    ShadowCache cache;
+    Status status = cache.initialize(shape, options, [&](Index, Side) {
+      SideConfig config;
+      config.format.bits = 32;
+      config.sink_length = sinks;
+      return config;
+    });
+    if (!status.ok()) return status;
+    return cache;
+  }
+
+ private:
+  ShadowCache() noexcept = default;
+};
+
+}  // namespace detail
+
 /// Keeps one layer of a sequence in float beside the cache that serves, and compares outputs. What is done to that
-/// cache's layer is done to the probe with the same arguments, from the first token on: append, trim, clear. compare()
-/// comes between an attend and the next append, as seldom as one likes:
+/// cache's layer is done to the probe with the same arguments, from the first token on: append, trim, remove_front,
+/// clear. compare() comes between an attend and the next append, as seldom as one likes:
 ///
 ///   cache.append(layer, keys, values), probe.append(keys, values);
 ///   cache.attend(layer, queries, output, params);
@@ -45,17 +69,22 @@ struct AttentionError {
 /// float, on the calling thread. Watch one layer, or some. One call at a time.
 class AttentionProbe {
  public:
-  /// `shape` is the serving cache's, of which `layer` is watched. All memory comes from `allocator`. Errors:
-  /// invalid_argument (shape, allocator, an unknown ASYMKV_FORCE_ISA), out_of_range (layer), unsupported (an
+  /// `shape` is the serving cache's, of which `layer` is watched; `sinks` its policy's sink_length(), which matters to
+  /// remove_front alone. All memory comes from `allocator`. Errors: invalid_argument (shape, sinks, allocator, an
+  /// unknown ASYMKV_FORCE_ISA), out_of_range (layer), unsupported (an
   /// instruction set that this machine lacks), out_of_memory.
-  static Result<AttentionProbe> create(const CacheShape& shape, Index layer, const Allocator& allocator = {}) noexcept {
+  static Result<AttentionProbe> create(const CacheShape& shape, Index layer, const Allocator& allocator = {},
+                                       Index sinks = 0) noexcept {
     if (Status status = detail::check_shape(shape); !status.ok()) return status;
     if (Status status = detail::check_layer(layer, shape.layers); !status.ok()) return status;
     if (allocator.allocate == nullptr || allocator.deallocate == nullptr)
       return Status::error(ErrorCode::invalid_argument, "allocator: has a null function");
+    if (sinks < 0 || sinks > most_sinks)
+      return Status::error(ErrorCode::invalid_argument, "sinks: is %lld; use 0..%lld", detail::number(sinks),
+                           detail::number(most_sinks));
     CacheOptions options;
     options.allocator = allocator;
-    auto shadow = DenseKVCache<float>::create({1, shape.kv_heads, shape.key_dim, shape.value_dim}, options);
+    auto shadow = detail::ShadowCache::create({1, shape.kv_heads, shape.key_dim, shape.value_dim}, sinks, options);
     if (!shadow.ok()) return shadow.status();
     return AttentionProbe(std::move(*shadow), layer, allocator);
   }
@@ -101,6 +130,8 @@ class AttentionProbe {
   Index length() const noexcept { return shadow_.length(0); }
   /// Drops all tokens from `tokens` on, 0..length(). Errors: out_of_range.
   Status trim(Index tokens) noexcept { return shadow_.trim(tokens); }
+  /// As KVCache::remove_front. Errors: out_of_range.
+  Status remove_front(Index end) noexcept { return shadow_.remove_front(0, end); }
   /// Drops all tokens and gives their memory back, and that of outputs.
   void clear() noexcept {
     shadow_.clear();
@@ -111,7 +142,7 @@ class AttentionProbe {
   Index bytes() const noexcept { return shadow_.bytes().total() + room_.bytes(); }
 
  private:
-  AttentionProbe(DenseKVCache<float>&& shadow, Index layer, const Allocator& allocator) noexcept
+  AttentionProbe(detail::ShadowCache&& shadow, Index layer, const Allocator& allocator) noexcept
       : shadow_(std::move(shadow)), layer_(layer), allocator_(allocator) {}
 
   Status check(const KVCache& served, const ConstTensor& queries, const ConstTensor& output,
@@ -122,6 +153,14 @@ class AttentionProbe {
           ErrorCode::invalid_argument,
           "served: layer %lld has %lld tokens, its shadow %lld; append to both, and trim and clear both",
           detail::number(layer_), detail::number(served.length(layer_)), detail::number(length()));
+    const TokenRange gone = served.removed(layer_), own = shadow_.removed(0);
+    if (gone.begin != own.begin || gone.end != own.end)
+      return Status::error(
+          ErrorCode::invalid_argument,
+          "served: tokens [%lld, %lld) of layer %lld are removed, of its shadow [%lld, %lld); remove from "
+          "both, and create the probe with the policy's sinks",
+          detail::number(gone.begin), detail::number(gone.end), detail::number(layer_), detail::number(own.begin),
+          detail::number(own.end));
     const Tensor looked_at{const_cast<void*>(output.data), output.type, output.tokens, output.heads, output.dim};
     return detail::check_attention_shapes(shadow_.shape(), length(), queries, looked_at, params);
   }
@@ -154,7 +193,7 @@ class AttentionProbe {
     return error;
   }
 
-  DenseKVCache<float> shadow_;
+  detail::ShadowCache shadow_;
   Index layer_;
   Allocator allocator_;
   Buffer room_;

@@ -68,7 +68,7 @@ class SideGrowth {
     next_window_ = window_;
     if (tokens == 0) return;
     if (counts_.length() == 0) meter.take(config_.sink_length * row_bytes_);
-    next_window_ = rule.window_capacity(window_, counts_.window - due, tokens - rule.new_sinks(counts_, tokens));
+    next_window_ = rule.window_capacity(window_, counts_, tokens);
     if (next_window_ != window_) meter.take(next_window_ * row_bytes_);
   }
   /// After prepare() with as many tokens, of all sides that are prepared together.

@@ -148,10 +148,10 @@ class KVCache {
     return least;
   }
 
-  /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before. `tokens` is at most
-  /// length(), so that trim(length()) repairs a step that broke off between layers; it is not below removed tokens, but
-  /// may be the number of sinks or less. Magnitudes that attend() checks for overflow are remembered until a trim to 0
-  /// or clear().
+  /// Drops all tokens from `tokens` on, in every layer; tokens below read exactly as before (but for those whose
+  /// sealing CacheOptions::rollback_tokens undoes). `tokens` is at most length(), so that trim(length()) repairs a step
+  /// that broke off between layers; it is not below removed tokens, but may be the number of sinks or less. Magnitudes
+  /// that attend() checks for overflow are remembered until a trim to 0 or clear().
   virtual Status trim(Index tokens) noexcept = 0;
   /// For sliding windows: removes tokens of one layer from behind the policy's sinks up to `end`, at most
   /// length(layer). No query sees them from then on; tokens keep their numbers and lengths count them. Memory of whole

@@ -74,12 +74,13 @@ class Sealing {
     return config_.rollback_tokens + (config_.side == Side::keys ? config_.residual_length : 1);
   }
 
-  /// Tokens to have room for, where there is room for `now`, when `stay` stay in full precision and a step adds
-  /// `fresh`. A window is sized for such steps, R + 32 at least. Values leave it as they come, so it has room for up to
-  /// two more steps, of R tokens at most: then not each one moves what stays to the front, but every third. It keeps
-  /// its size for steps that it holds, unless it has R / 2 tokens too many for them. Other sides grow by half.
-  Index window_capacity(Index now, Index stay, Index fresh) const noexcept {
-    const Index tokens = stay + fresh;
+  /// Tokens to have room for in full precision, where there is room for `now`, when what is due is sealed and a step
+  /// adds `appended`. A window is sized for such steps, R + 32 at least. Values leave it as they come, so it has room
+  /// for up to two more steps, of R tokens at most: then not each one moves what stays to the front, but every third.
+  /// It keeps its size for steps that it holds, unless it has R / 2 tokens too many for them. Other sides grow by half;
+  /// where tokens are removed at their front, they have room for a quarter more, so that few steps move the rest.
+  Index window_capacity(Index now, const SideCounts& counts, Index appended) const noexcept {
+    const Index fresh = appended - new_sinks(counts, appended), tokens = counts.window - due(counts) + fresh;
     if (packed()) {
       const Index r = config_.residual_length, usual = r + 32 + most_kept();
       const Index more = config_.side == Side::values ? std::min(2 * fresh, r) : 0;
@@ -87,8 +88,9 @@ class Sealing {
       const Index wanted = fresh < r ? std::max(needed, r + fresh + more + most_kept()) : needed;
       return now >= needed && now <= wanted + r / 2 ? now : wanted;
     }
-    if (tokens <= now) return now;
-    return std::max({tokens, now + now / 2, config_.reserve_tokens});
+    const Index needed = counts.sealed > counts.sinks ? tokens + tokens / 4 : tokens;
+    if (needed <= now) return now;
+    return std::max({needed, now + now / 2, config_.reserve_tokens});
   }
 
  private:

@@ -61,8 +61,7 @@ class SideStore {
     if (sinks_.capacity() < config_.sink_length &&
         !next_sinks_.allocate(sinks_.bytes_for(config_.sink_length), allocator))
       return false;
-    next_capacity_ = rule().window_capacity(dense_.capacity(), dense_.count() - rule().due(counts()),
-                                            tokens - rule().new_sinks(counts(), tokens));
+    next_capacity_ = rule().window_capacity(dense_.capacity(), counts(), tokens);
     return next_capacity_ == dense_.capacity() || next_memory_.allocate(dense_.bytes_for(next_capacity_), allocator);
   }
   /// Nothing where nothing was prepared since the last seal(), trim() or clear().
