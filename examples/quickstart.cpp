@@ -10,7 +10,7 @@ int main() {
   const auto policy = asymkv::AsymKVPolicy::parse("AsymKV-8/4-16/0", shape.layers);
   if (!policy.ok()) return std::printf("%s\n", policy.status().message()), 1;
   asymkv::CacheOptions options;
-  options.reserve_tokens = 1025;  // memory for just so many tokens
+  options.reserve_tokens = 1025;  // full precision: memory for just so many tokens
   auto packed = asymkv::AsymKVCache::create(shape, *policy, options);
   auto exact = asymkv::DenseKVCache<float>::create(shape, options);
   if (!packed.ok() || !exact.ok()) return 1;

@@ -3,7 +3,7 @@
 #pragma once
 
 #define ASYMKV_VERSION_MAJOR 0
-#define ASYMKV_VERSION_MINOR 2
+#define ASYMKV_VERSION_MINOR 3
 #define ASYMKV_VERSION_PATCH 0
 
 #if defined(_MSC_VER) && !defined(__clang__)
