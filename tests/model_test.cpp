@@ -201,7 +201,7 @@ class Trial {
     static constexpr Weight weights[] = {
         {&Trial::append, 36}, {&Trial::attend, 14},    {&Trial::read, 8},  {&Trial::trim, 12},
         {&Trial::fork, 8},    {&Trial::requantize, 8}, {&Trial::seal, 4},  {&Trial::remove_front, 3},
-        {&Trial::destroy, 5}, {&Trial::refuse, 2},     {&Trial::clear, 1},
+        {&Trial::destroy, 5}, {&Trial::refuse, 2},     {&Trial::clear, 1}, {&Trial::reload, 3},
     };
     if (sequences_.empty() || chance(40)) return begin();
     int total = 0;
@@ -332,6 +332,28 @@ class Trial {
       fail(s, std::string("requantize: ") + status.message());
     check_some(s);
     return status.code();
+  }
+
+  /// Saves the cache and goes on with what is loaded, which is the same bit for bit and shares nothing.
+  void reload(Sequence& s) {
+    note(s, "reload");
+    std::vector<unsigned char> bytes;
+    const ByteSink sink{[](void* context, const void* data, Index count) {
+                          auto* const to = static_cast<std::vector<unsigned char>*>(context);
+                          const auto* const from = static_cast<const unsigned char*>(data);
+                          to->insert(to->end(), from, from + count);
+                          return true;
+                        },
+                        &bytes};
+    const Status status = s.cache->save(sink);
+    if (!status.ok()) return fail(s, std::string("save: ") + status.message());
+    if (!succeeds(&s, [&] {
+          MemorySource source(bytes.data(), Index(bytes.size()));
+          return take(s, AsymKVCache::load(source.source(), c_.shape, policy_, options()));
+        }))
+      return;
+    s.family = ++families;
+    check_all(s);
   }
 
   void clear(Sequence& s) {
