@@ -113,7 +113,7 @@ class BatchTimes {
         best_(std::size_t(sequences), INFINITY) {
     const Index width = row.heads * dim;
     for (Index i = 0; i < sequences; ++i)
-      entries_.push_back({dynamic_cast<asymkv::detail::SequenceCache*>(of.caches[std::size_t(i)].get()),
+      entries_.push_back({of.caches[std::size_t(i)]->sequence(),
                           asymkv::tensor(queries_.data() + i * width, 1, row.heads, dim),
                           asymkv::tensor(output_.data() + i * width, 1, row.heads, dim)});
   }

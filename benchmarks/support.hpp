@@ -69,11 +69,14 @@ inline asymkv::Status fill(asymkv::KVCache& cache, Index tokens, Index step) {
   return {};
 }
 
-/// A pool for a cache that holds so many bytes of pages, of which others are a small part: one block, so that it lies
-/// in huge pages.
-inline asymkv::Result<asymkv::PagePool> one_block(Index page_bytes) {
+/// A pool for a cache of so many tokens: one block, so that it lies in huge pages. A hundredth more is for the ends of
+/// blocks and gaps between them.
+inline asymkv::Result<asymkv::PagePool> one_block(const asymkv::CacheShape& shape, const asymkv::AsymKVPolicy& policy,
+                                                  const asymkv::CacheOptions& cache_options, Index tokens) {
+  const auto bytes = asymkv::AsymKVCache::bytes_required(shape, policy, cache_options, {tokens, 1024});
+  if (!bytes.ok()) return bytes.status();
   asymkv::PagePoolOptions options;
-  options.reserve = asymkv::PagePool::reserve_for(page_bytes / 64 * 65 + (Index(32) << 20));
+  options.reserve = asymkv::PagePool::reserve_for(*bytes + *bytes / 100 + (Index(1) << 20));
   return asymkv::PagePool::create(options);
 }
 
@@ -96,7 +99,7 @@ inline std::unique_ptr<asymkv::KVCache> make_cache(benchmark::State& state, cons
   if (name == "half") return own(asymkv::DenseKVCache<Eigen::half>::create(shape, options));
   if (name == "bfloat16") return own(asymkv::DenseKVCache<Eigen::bfloat16>::create(shape, options));
   const asymkv::AsymKVPolicy policy = *asymkv::AsymKVPolicy::parse(name, shape.layers);
-  const auto pool = one_block(policy.bytes(shape, tokens));  // its memory goes back with the cache's last block
+  const auto pool = one_block(shape, policy, options, tokens);  // its memory goes back with the cache's last block
   if (!pool.ok()) return state.SkipWithError(pool.status().message()), nullptr;
   options.allocator = pool->allocator();
   return own(asymkv::AsymKVCache::create(shape, policy, options));

@@ -157,7 +157,7 @@ TEST(Batch, AnErrorNamesItsEntryAndNothingIsWritten) {
   refuse([&](Entries& e) { e[1].cache = &other; }, ErrorCode::invalid_argument, "entry 1: workspace");
   const Batch batch = batch_of(good);
   expect_error(attend_batch(2, batch, workspace), ErrorCode::out_of_range, "entry 0: layer");
-  expect_error(attend_batch(0, batch, Workspace()), ErrorCode::invalid_argument, "slice");
+  expect_error(attend_batch(0, batch, Workspace()), ErrorCode::invalid_argument, "workspace: is empty");
   expect_error(attend_batch(0, {nullptr, 3}, workspace), ErrorCode::invalid_argument, "batch");
   expect_error(attend_batch(0, {good.data(), -1}, workspace), ErrorCode::invalid_argument, "batch");
   expect_error(attend_batch_slice(0, batch, {2, 2}, workspace), ErrorCode::invalid_argument, "slice");

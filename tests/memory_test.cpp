@@ -274,6 +274,14 @@ TEST(BytesRequired, OfDenseCachesWithSharedWorkspaces) {
   }
 }
 
+TEST(BytesRequired, MoreThanCanBeCountedIsRefused) {
+  CacheOptions options;
+  options.reserve_tokens = Index(1) << 32;
+  const auto required = DenseKVCache<float>::bytes_required({65536, 65536, 1024, 1024}, options, {1, 1, 0});
+  expect_error(required.status(), ErrorCode::out_of_range, "growth");
+  EXPECT_GT(*DenseKVCache<float>::bytes_required({1, 65536, 1024, 1024}, options, {1, 1, 0}), Index(1) << 60);
+}
+
 TEST(BytesRequired, WrongNumbersAreRefused) {
   const AsymKVPolicy policy = *AsymKVPolicy::parse("k2v2", 1);
   const auto refuse = [&](const CacheShape& shape, const CacheOptions& options, const Growth& growth,

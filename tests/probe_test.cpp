@@ -14,7 +14,7 @@ constexpr CacheShape kServed{3, 2, 48, 40};
 constexpr Index kLayer = 1, kQueryHeads = 6;
 
 AttentionProbe make_probe(const Allocator& allocator = {}) {
-  Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, allocator);
+  Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, {0, allocator});
   EXPECT_TRUE(probe.ok()) << probe.status().message();
   return std::move(*probe);
 }
@@ -283,7 +283,8 @@ TEST(Probe, CreateNamesWhatIsWrong) {
   expect_error(AttentionProbe::create(shape, 0).status(), ErrorCode::invalid_argument, "shape:");
   Allocator allocator;
   allocator.deallocate = nullptr;
-  expect_error(AttentionProbe::create(kServed, 0, allocator).status(), ErrorCode::invalid_argument, "allocator:");
+  expect_error(AttentionProbe::create(kServed, 0, {0, allocator}).status(), ErrorCode::invalid_argument,
+               "options: allocator");
   const ForcedIsa unknown("none");
   expect_error(AttentionProbe::create(kServed, 0).status(), ErrorCode::invalid_argument, "ASYMKV_FORCE_ISA");
 }
@@ -395,7 +396,7 @@ TEST(Probe, WithoutMemoryItStaysUsable) {
     CountingAllocator counting;
     counting.fail_at = fail;
     Status failed;
-    Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, counting.allocator());
+    Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, {0, counting.allocator()});
     const auto again_with_memory = [&](auto call) {
       Status status = call();
       if (status.ok()) return;
@@ -405,7 +406,7 @@ TEST(Probe, WithoutMemoryItStaysUsable) {
       EXPECT_TRUE(status.ok()) << status.message();
     };
     again_with_memory([&] {
-      if (!probe.ok()) probe = AttentionProbe::create(kServed, kLayer, counting.allocator());
+      if (!probe.ok()) probe = AttentionProbe::create(kServed, kLayer, {0, counting.allocator()});
       return probe.status();
     });
     for (Index first : {0, 30})
@@ -436,7 +437,7 @@ TEST(Probe, AnAppendWithoutMemoryNamesTheLayerThatIsWatched) {
 }
 
 TEST(Probe, SlidingWindowsAreWatchedToo) {
-  Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, {}, 4);
+  Result<AttentionProbe> probe = AttentionProbe::create(kServed, kLayer, {4});
   ASSERT_TRUE(probe.ok());
   AsymKVCache cache = make_cache("float@4", {}, kServed);
   const Tokens tokens(500, 3, kServed);
@@ -455,7 +456,8 @@ TEST(Probe, SlidingWindowsAreWatchedToo) {
   EXPECT_LT(error->relative(), 1e-6);
   expect_error(probe->remove_front(501), ErrorCode::out_of_range, "end");
   for (Index sinks : {-1, 129})
-    expect_error(AttentionProbe::create(kServed, 0, {}, sinks).status(), ErrorCode::invalid_argument, "sinks");
+    expect_error(AttentionProbe::create(kServed, 0, {sinks}).status(), ErrorCode::invalid_argument,
+                 "options: sink_length");
 }
 
 }  // namespace

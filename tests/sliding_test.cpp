@@ -499,4 +499,29 @@ TEST(Sliding, LivesChosenByChance) {
   for (unsigned seed = 0; seed < 25; ++seed) ASSERT_NO_FATAL_FAILURE(live_by_chance(seed)) << "seed " << seed;
 }
 
+TEST(Sliding, PagesOfTokensThatWereInTheWindowFollow) {
+  const Tokens tokens(2300, 1);
+  for (Index rollback : {0, 300}) {
+    CacheOptions options;
+    options.rollback_tokens = rollback;
+    AsymKVCache cache = make_cache("k2v2@4", options);
+    append(cache, tokens, 0, 2000);  // none is sealed yet
+    ASSERT_TRUE(cache.remove_front(0, 2000).ok());
+    append_in_chunks(cache, tokens, 2000, 2300, 10);
+    for (Side side : {Side::keys, Side::values}) {
+      const PageTable& pages = cache.side(0, side).pages();
+      ASSERT_LE(pages.size(), rollback == 0 ? 3 : 6);
+      if (rollback > 0) continue;
+      EXPECT_GT(pages[1].end(), 2000);  // the first is whole removed, the last before those that are kept
+    }
+  }
+}
+
+TEST(Sliding, EveryCacheOfTheLibraryIsASequence) {
+  const AsymKVCache packed = make_cache("k2v2");
+  const auto dense = DenseKVCache<float>::create(kShape);
+  for (const KVCache* cache : {static_cast<const KVCache*>(&packed), static_cast<const KVCache*>(&*dense)})
+    EXPECT_EQ(cache->sequence(), cache);
+}
+
 }  // namespace

@@ -123,13 +123,22 @@ TEST(MemorySource, OfNoBytesIsAtItsEnd) {
   EXPECT_EQ(memory.remaining(), 0);
 }
 
-TEST(CountingSink, CountsWhatIsWritten) {
-  CountingSink counting;
-  const ByteSink sink = counting.sink();
-  EXPECT_EQ(counting.bytes(), 0);
-  for (Index count : {3, 1, 500}) EXPECT_TRUE(sink.write(sink.context, std::vector<char>(500).data(), count));
-  EXPECT_EQ(counting.bytes(), 504);
-}
+/// Counts bytes and drops them.
+class CountingSink {
+ public:
+  /// Holds as long as this stays where it is.
+  ByteSink sink() noexcept {
+    return {[](void* self, const void*, Index bytes) {
+              static_cast<CountingSink*>(self)->bytes_ += bytes;
+              return true;
+            },
+            this};
+  }
+  Index bytes() const noexcept { return bytes_; }
+
+ private:
+  Index bytes_ = 0;
+};
 
 constexpr CacheShape kState{2, 2, 24, 40};
 

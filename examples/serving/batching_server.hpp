@@ -163,8 +163,8 @@ class Server {
     return true;
   }
 
-  /// Whether memory came free. A page of fewer bits needs a place before the one that it replaces goes, which is what
-  /// the spare block is held for.
+  /// Whether memory came free. A page of fewer bits moves to a smaller block before its own goes: the first one to the
+  /// spare block, the next ones to where those before them were.
   bool requantize(Sequence& sequence) {
     if (!hold_spare()) return false;
     spare_ = Buffer();

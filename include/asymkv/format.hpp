@@ -67,7 +67,7 @@ struct Format {
 
 constexpr bool is_packed_bits(int bits) noexcept { return (bits >= 1 && bits <= 6) || bits == 8; }
 
-/// A side's part of a policy's name: k2g64fc, km1.5, v16.
+/// A side's part of a policy's name: k2g64fc, km1.5, v16; of formats that pass check().
 struct FormatName {
   char text[24];
   FormatName(const Format& f, Side side) noexcept {

@@ -32,8 +32,8 @@ inline void* allocate_aligned(std::size_t bytes) noexcept {
 }  // namespace detail
 
 /// Where a cache gets its memory. allocate returns `bytes` bytes aligned to 64, or null; deallocate gets the same
-/// pointer and size back. shrink, which may be null, gives the end of a block back, which has `fewer` bytes from then on,
-/// 0 < fewer < bytes, at the same place; false, and nothing changed, where that cannot be done. All are called with
+/// pointer and size back. shrink, which may be null, gives the end of a block back, which has `fewer` bytes from then
+/// on, 0 < fewer < bytes, at the same place; false, and nothing changed, where that cannot be done. All are called with
 /// `context`, from the thread that calls the cache; where forks of a cache live on several threads, from any of them,
 /// and until the last of them is gone. The default is posix_memalign and free; from 2 MiB on it aligns to 2 MiB and
 /// advises Linux to use huge pages, advice that addresses keep when they go back to the heap.

@@ -33,17 +33,25 @@ struct AttentionError {
   }
 };
 
+/// What may be chosen about a probe.
+struct AttentionProbeOptions {
+  Index sink_length = 0;  ///< of the serving cache's policy, 0..128: matters to remove_front alone
+  Allocator allocator = {};
+};
+
 namespace detail {
 
 /// One layer in float, with sinks that remove_front spares.
 class ShadowCache final : public SequenceCache {
  public:
-  static Result<ShadowCache> create(const CacheShape& shape, Index sinks, const CacheOptions& options) noexcept {
+  static Result<ShadowCache> create(const CacheShape& shape, const AttentionProbeOptions& from) noexcept {
     ShadowCache cache;
+    CacheOptions options;
+    options.allocator = from.allocator;
     Status status = cache.initialize(shape, options, [&](Index, Side) {
       SideConfig config;
       config.format.bits = 32;
-      config.sink_length = sinks;
+      config.sink_length = from.sink_length;
       return config;
     });
     if (!status.ok()) return status;
@@ -69,24 +77,18 @@ class ShadowCache final : public SequenceCache {
 /// float, on the calling thread. Watch one layer, or some. One call at a time.
 class AttentionProbe {
  public:
-  /// `shape` is the serving cache's, of which `layer` is watched; `sinks` its policy's sink_length(), which matters to
-  /// remove_front alone. All memory comes from `allocator`. Errors: invalid_argument (shape, sinks, allocator, an
-  /// unknown ASYMKV_FORCE_ISA), out_of_range (layer), unsupported (an
-  /// instruction set that this machine lacks), out_of_memory.
-  static Result<AttentionProbe> create(const CacheShape& shape, Index layer, const Allocator& allocator = {},
-                                       Index sinks = 0) noexcept {
+  /// `shape` is the serving cache's, of which `layer` is watched. Errors: invalid_argument (shape, options, an unknown
+  /// ASYMKV_FORCE_ISA), out_of_range (layer), unsupported (an instruction set that this machine lacks), out_of_memory.
+  static Result<AttentionProbe> create(const CacheShape& shape, Index layer,
+                                       const AttentionProbeOptions& options = {}) noexcept {
     if (Status status = detail::check_shape(shape); !status.ok()) return status;
     if (Status status = detail::check_layer(layer, shape.layers); !status.ok()) return status;
-    if (allocator.allocate == nullptr || allocator.deallocate == nullptr)
-      return Status::error(ErrorCode::invalid_argument, "allocator: has a null function");
-    if (sinks < 0 || sinks > most_sinks)
-      return Status::error(ErrorCode::invalid_argument, "sinks: is %lld; use 0..%lld", detail::number(sinks),
-                           detail::number(most_sinks));
-    CacheOptions options;
-    options.allocator = allocator;
-    auto shadow = detail::ShadowCache::create({1, shape.kv_heads, shape.key_dim, shape.value_dim}, sinks, options);
+    if (options.sink_length < 0 || options.sink_length > most_sinks)
+      return Status::error(ErrorCode::invalid_argument, "options: sink_length is %lld; use 0..%lld",
+                           detail::number(options.sink_length), detail::number(most_sinks));
+    auto shadow = detail::ShadowCache::create({1, shape.kv_heads, shape.key_dim, shape.value_dim}, options);
     if (!shadow.ok()) return shadow.status();
-    return AttentionProbe(std::move(*shadow), layer, allocator);
+    return AttentionProbe(std::move(*shadow), layer, options.allocator);
   }
 
   /// Arguments and errors as KVCache::append. Call it where that succeeded; if it fails alone, compare() says that

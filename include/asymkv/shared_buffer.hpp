@@ -1,5 +1,5 @@
 // shared_buffer.hpp: a block of bytes with several owners: sealed pages that forks share, working memory that they use
-// in turns. Used by SideStore and Workspace.
+// in turns. Used by PageTable and Workspace.
 #pragma once
 
 #include <atomic>

@@ -232,6 +232,11 @@ class Side {
 struct Layer {
   Side keys, values;
   int removed = 0;  ///< end of the removed tokens, 0 where none are
+
+  void drop_removed() {
+    keys.remove_front(removed);
+    values.remove_front(removed);
+  }
 };
 
 /// A cache. Arguments must be such that the cache takes them, but where may_ says otherwise.
@@ -251,13 +256,16 @@ class Sequence {
   bool removed(int i, int token) const { return token >= sinks_ && token < layer(i).removed; }
 
   void append(int i, const float* keys, const float* values, int tokens) {
-    layers_[std::size_t(i)].keys.append(keys, tokens);
-    layers_[std::size_t(i)].values.append(values, tokens);
+    Layer& layer = layers_[std::size_t(i)];
+    layer.keys.append(keys, tokens);
+    layer.values.append(values, tokens);
+    layer.drop_removed();
   }
   void seal() {
     for (Layer& layer : layers_) {
       layer.keys.seal();
       layer.values.seal();
+      layer.drop_removed();
     }
   }
   bool may_trim(int tokens) const {
@@ -277,8 +285,7 @@ class Sequence {
     Layer& layer = layers_[std::size_t(i)];
     if (end <= std::max(sinks_, layer.removed)) return;
     layer.removed = end;
-    layer.keys.remove_front(end);
-    layer.values.remove_front(end);
+    layer.drop_removed();
   }
   /// format(layer, keys) is the new one.
   template <class FormatOf>

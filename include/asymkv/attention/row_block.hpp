@@ -214,7 +214,7 @@ class RowBlock {
     if (token >= call_.removed().begin) token = std::max(token, call_.removed().end);
     for (Index page = first_page(values_, token); token < end && page < values_.pages().size(); ++page) {
       const Page& p = values_.pages()[page];
-      const Index stop = p.first + p.count < end ? p.first + p.count : end;
+      const Index stop = std::min(p.end(), end);
       if (stop > token) packed_values(page, token, stop, first);
       token = stop > token ? stop : token;
     }
@@ -235,7 +235,7 @@ class RowBlock {
     const PageTable& pages = side.pages();
     if (pages.size() == 0) return 0;
     Index page = clamp(token - pages[0].first, token) / page_tokens;
-    while (page < pages.size() && pages[page].first + pages[page].count <= token) ++page;
+    while (page < pages.size() && pages[page].end() <= token) ++page;
     return page;
   }
 

@@ -64,8 +64,6 @@ class Workspace {
   Index threads() const noexcept { return memory_.bytes() == 0 ? 0 : threads_; }
   /// All that the allocator handed out for it.
   Index bytes() const noexcept { return threads() == 0 ? 0 : SharedBuffer::header_bytes + memory_.bytes(); }
-  /// Whether copies share the memory.
-  bool shared() const noexcept { return memory_.shared(); }
   bool fits(const CacheShape& shape) const noexcept {
     return threads() > 0 && key_dim_ == shape.key_dim && value_dim_ == shape.value_dim;
   }

@@ -31,9 +31,10 @@ class AsymKVCache final : public detail::SequenceCache {
 
   /// The most bytes that the options' allocator has handed out at any time to such a cache without forks, while it
   /// grows as described and is sealed in the end: exactly, temporary blocks included (bytes() counts none). In a
-  /// PagePool's reserve each block takes up to 63 bytes more; there are one for each page of page_tokens tokens of
-  /// each side, and up to five besides. Takes some nanoseconds a step and layer. Errors: as create, and
-  /// invalid_argument (growth).
+  /// PagePool's reserve each block takes up to 63 bytes more; there is one for each page of page_tokens tokens of each
+  /// side of each layer, up to five more for each of these sides, and two for the cache. Takes some nanoseconds a step
+  /// and layer, and 0.5 KB a layer of the allocator's memory meanwhile. Errors: as create, invalid_argument (growth),
+  /// and out_of_range (beyond 2^62 bytes).
   static Result<Index> bytes_required(const CacheShape& shape, const AsymKVPolicy& policy, const CacheOptions& options,
                                       const Growth& growth) noexcept {
     if (Status status = check_layers(policy, shape); !status.ok()) return status;
@@ -55,9 +56,9 @@ class AsymKVCache final : public detail::SequenceCache {
   }
 
   /// A sequence that goes on from here on its own: it shares sealed pages, of which none is copied but the one that is
-  /// not full yet, by the first append that goes into it; sinks and window are copied. Costs no more memory than these
-  /// and 24 bytes a page. seal() beforehand seals what is due once, for all forks, and their windows are R tokens at
-  /// most. Errors: out_of_memory, out_of_range (moved from).
+  /// not full yet, by the first append that goes into it; sinks and window are copied. Costs these, 24 bytes a
+  /// page, and 1.5 KB a layer. seal() beforehand seals what is due once, for all forks, and their windows are R tokens
+  /// at most. Errors: out_of_memory, out_of_range (moved from).
   Result<AsymKVCache> fork() const noexcept {
     AsymKVCache cache;
     if (Status status = cache.initialize_fork(*this); !status.ok()) return status;
@@ -68,11 +69,11 @@ class AsymKVCache final : public detail::SequenceCache {
   /// that lies inside, is complete, cannot be unsealed any more (CacheOptions::rollback_tokens), and would become
   /// smaller, in the formats of `policy` (of which the sinks and sides of 16 and 32 bits do not matter). From what the
   /// page reads back as, so its error adds to the one that was there; the same for every instruction set. Pages that no
-  /// fork shares are rewritten in place, and memory behind them goes back where the allocator can shrink a block or has
-  /// a smaller one; others are copied, which takes requantize_bytes(first, last, policy) of fresh memory. Later tokens
-  /// are sealed as before. Errors: invalid_argument (layers), out_of_range, unsupported (mixed widths for key_dim above
-  /// 256; more than 4 formats in a side's pages), overflow (magnitudes beyond what the format holds), out_of_memory;
-  /// then nothing is changed.
+  /// fork shares are rewritten in place and move to a smaller block; where there is none, the end of theirs goes back
+  /// if the allocator can shrink it. Others are copied, which takes requantize_bytes(first, last, policy) of fresh
+  /// memory. Later tokens are sealed as before. Errors: invalid_argument (layers), out_of_range, unsupported (mixed
+  /// widths for key_dim above 256; more than 4 formats in a side's pages), overflow (magnitudes beyond what the format
+  /// holds), out_of_memory; then nothing is changed.
   Status requantize(Index first, Index last, const AsymKVPolicy& policy) noexcept {
     return requantize(first, last, policy, workspace());
   }
@@ -81,7 +82,7 @@ class AsymKVCache final : public detail::SequenceCache {
     return SequenceCache::requantize({first, last}, workspace, policy);
   }
   /// 0 where the policy is not for as many layers.
-  Index requantize_bytes(Index first, Index last, const AsymKVPolicy& policy) noexcept {
+  Index requantize_bytes(Index first, Index last, const AsymKVPolicy& policy) const noexcept {
     return check_layers(policy, shape()).ok() ? SequenceCache::requantize_bytes({first, last}, policy) : 0;
   }
 

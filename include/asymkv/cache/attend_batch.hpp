@@ -6,11 +6,11 @@
 
 ASYMKV_NAMESPACE_BEGIN
 
-/// One sequence of a batch: what KVCache::attend takes. The cache is an AsymKVCache or a DenseKVCache<T>; those of a
-/// batch have key_dim and value_dim in common, and may differ in all else: number of queries, policy, length. A
-/// sequence may be there more than once.
+/// One sequence of a batch: what KVCache::attend takes. The cache is an AsymKVCache or a DenseKVCache<T>, or what
+/// KVCache::sequence() says; those of a batch have key_dim and value_dim in common, and may differ in all else: number
+/// of queries, policy, length. A sequence may be there more than once.
 struct BatchEntry {
-  const detail::SequenceCache* cache = nullptr;
+  const SequenceCache* cache = nullptr;
   ConstTensor queries = {};
   Tensor output = {};
   AttentionParams params = {};
@@ -34,6 +34,8 @@ class BatchAttention {
     if (batch_.count < 0 || (batch_.entries == nullptr && batch_.count > 0))
       return Status::error(ErrorCode::invalid_argument, "batch: %lld entries at %s; use 0 or more",
                            number(batch_.count), batch_.entries == nullptr ? "null" : "an address");
+    if (workspace_.threads() == 0)
+      return Status::error(ErrorCode::invalid_argument, "workspace: is empty; create one for the caches' shape");
     if (Status status = check_slice(slice, workspace_.threads()); !status.ok()) return status;
     for (Index i = 0; i < batch_.count; ++i)
       if (Status status = check_entry(batch_.entries[i]); !status.ok())

@@ -28,14 +28,17 @@ inline Status check_growth(const Growth& growth) noexcept {
   return {};
 }
 
-/// Bytes that an allocator has handed out, now and at most.
+/// Bytes that an allocator has handed out, now and at most; beyond the limit it counts no further.
 class ByteMeter {
  public:
+  static constexpr Index limit = Index(1) << 62;
+
   void take(Index bytes) noexcept {
-    now_ += bytes;
+    if (most_ > limit) return;
+    now_ += bytes;  // each less than 2^62, as shapes and options are bounded
     most_ = std::max(most_, now_);
   }
-  void give(Index bytes) noexcept { now_ -= bytes; }
+  void give(Index bytes) noexcept { now_ -= most_ > limit ? 0 : bytes; }
   Index most() const noexcept { return most_; }
 
  private:

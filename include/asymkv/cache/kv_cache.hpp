@@ -18,6 +18,8 @@ struct CacheShape {
 
 namespace detail {
 
+class SequenceCache;
+
 inline long long number(Index i) noexcept { return static_cast<long long>(i); }
 
 inline Status check_shape(const CacheShape& s) noexcept {
@@ -64,13 +66,14 @@ Status in_slices(Index nth, ParallelFor&& parallel_for, const Attend& attend, co
 }  // namespace detail
 
 /// Everything a cache holds from its allocator, in bytes, room for tokens to come included; total() equals what the
-/// allocator handed out to a cache without forks. Forks share pages and working memory, which each of them counts.
+/// allocator handed out to a cache without forks. Forks share pages and the cache's own working memory, which each of
+/// them counts.
 struct CacheBytes {
   Index keys = 0;     ///< sealed pages (packed codes and metadata) of this cache alone
   Index values = 0;   ///< the same of values
   Index shared = 0;   ///< sealed pages, of keys and values, that forks hold too, each with its header of 64 bytes
   Index dense = 0;    ///< full-precision tokens: sinks, residual window, f16 and f32 layers, dense caches
-  Index scratch = 0;  ///< working memory, which forks share
+  Index scratch = 0;  ///< working memory, unless it is that of CacheOptions::workspace
   Index tables = 0;   ///< bookkeeping: layers, page tables
   Index total() const noexcept { return keys + values + shared + dense + scratch + tables; }
 };
@@ -81,6 +84,10 @@ struct CacheBytes {
 class KVCache {
  public:
   virtual ~KVCache() = default;
+
+  /// The cache with all that this library's offer beside this interface: batches, workspaces of the caller's, saving,
+  /// explain(); null for other caches.
+  virtual const detail::SequenceCache* sequence() const noexcept { return nullptr; }
 
   virtual const CacheShape& shape() const noexcept = 0;
 
@@ -155,7 +162,8 @@ class KVCache {
   virtual Status trim(Index tokens) noexcept = 0;
   /// For sliding windows: removes tokens of one layer from behind the policy's sinks up to `end`, at most
   /// length(layer). No query sees them from then on; tokens keep their numbers and lengths count them. Memory of whole
-  /// pages before `end`, but for the last page, goes back to the allocator, that of layers in f16 and f32 is used anew.
+  /// pages before `end`, but for the last page, goes back to the allocator, that of layers in f16 and f32 is used anew;
+  /// pages of tokens that are yet to be sealed, or may be unsealed, follow with later appends.
   /// An end before that of an earlier call changes nothing. Errors: out_of_range, unsupported (other caches).
   virtual Status remove_front(Index, Index) noexcept {
     return Status::error(ErrorCode::unsupported, "remove_front: this cache keeps all tokens");

@@ -24,7 +24,8 @@ struct CacheOptions {
   /// The last so many tokens (0..2^32) stay in full precision even where they are sealed, and what R needs beside them,
   /// so that trim() by up to so many undoes their sealing: the cache then is as if it had been appended to token by
   /// token up to there (what is due then is sealed by the next append, as ever). For drafts that may be rejected.
-  /// Deeper trims unseal what still can be, and cut the rest.
+  /// Deeper trims unseal what still can be, and cut the rest. Takes room for so many tokens and R more in every packed
+  /// side, from the first append on.
   Index rollback_tokens = 0;
 };
 
@@ -41,7 +42,7 @@ inline Status check_options(const CacheOptions& options, const CacheShape& shape
   if (options.rollback_tokens < 0 || options.rollback_tokens > most)
     return Status::error(ErrorCode::invalid_argument, "options: rollback_tokens is %lld; use 0..2^32",
                          number(options.rollback_tokens));
-  if (options.threads < 1 || options.threads > 1024)
+  if (options.workspace.threads() == 0 && (options.threads < 1 || options.threads > 1024))
     return Status::error(ErrorCode::invalid_argument, "options: threads is %lld; use 1..1024", number(options.threads));
   if (options.workspace.threads() > 0 && !options.workspace.fits(shape))
     return Status::error(ErrorCode::invalid_argument,
@@ -70,6 +71,19 @@ inline Result<SideConfig> side_config(SideConfig config, Index layer, Side side,
     return Status::error(ErrorCode::unsupported, "policy: layer %lld has mixed widths, for key_dim up to %lld alone",
                          number(layer), number(mixed_depth_limit));
   return config;
+}
+
+/// Of both sides of a layer.
+struct LayerConfig {
+  SideConfig keys, values;
+};
+inline Result<LayerConfig> layer_config(const SideConfig& keys, const SideConfig& values, Index layer,
+                                        const CacheShape& shape, const CacheOptions& options) noexcept {
+  const Result<SideConfig> of_keys = side_config(keys, layer, Side::keys, shape, options);
+  if (!of_keys.ok()) return of_keys.status();
+  const Result<SideConfig> of_values = side_config(values, layer, Side::values, shape, options);
+  if (!of_values.ok()) return of_values.status();
+  return LayerConfig{*of_keys, *of_values};
 }
 
 }  // namespace detail

@@ -323,7 +323,7 @@ class PagePool {
     return allocator;
   }
 
-  /// Bytes in use, as asked for: the sum of the caches' bytes().total().
+  /// Bytes in use, as asked for: the sum of bytes().total() of caches without forks.
   Index bytes() const noexcept { return state_ != nullptr ? state_->bytes() : 0; }
   /// Bytes held from the caller's allocator: the reserve, and blocks outside of it. Never more than the budget.
   Index taken() const noexcept { return state_ != nullptr ? state_->taken() : 0; }

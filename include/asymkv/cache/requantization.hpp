@@ -92,13 +92,18 @@ class Requantization {
                        panel_source(pages_.side(), x, ScalarType::f32, dim, 1), format_, panel, scratch.kernel());
   }
 
-  /// Memory behind the panels of pages that became smaller, where the allocator takes it, or has a smaller block.
+  /// Pages that became smaller move to smaller blocks, one after another, so that whole ones come free and what is
+  /// moved comes to lie together; where there is no such block, the end of the old one goes back, if the allocator
+  /// takes it.
   void give_back(const Allocator& allocator) const noexcept {
     for (Page& page : pages_.pages_) {
       const Index bytes = pages_.heads() * pages_.format_of(page).panel_bytes;
-      if (page.memory.bytes() <= bytes || page.memory.shared() || page.memory.shrink(bytes)) continue;
+      if (page.memory.bytes() <= bytes || page.memory.shared()) continue;
       SharedBuffer smaller;
-      if (!smaller.allocate(bytes, allocator)) continue;
+      if (!smaller.allocate(bytes, allocator)) {
+        static_cast<void>(page.memory.shrink(bytes));
+        continue;
+      }
       std::memcpy(smaller.data(), page.data(), std::size_t(bytes));
       page.memory = std::move(smaller);
     }

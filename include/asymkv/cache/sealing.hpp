@@ -54,9 +54,7 @@ class Sealing {
   Index sealed_before(const SideCounts& counts, Index length, Index earliest) const noexcept {
     if (config_.side == Side::values)
       return std::min(counts.sealed, std::max(earliest, length - 1 - config_.residual_length));
-    Index boundary = counts.sealed;
-    while (boundary > earliest && boundary >= length) boundary = std::max(earliest, run_before(counts, boundary));
-    return boundary;
+    return std::max(earliest, boundary_before(counts, length));
   }
   /// Sealed tokens that trimming a length by rollback_tokens would unseal.
   Index tokens_to_keep(const SideCounts& counts, Index length) const noexcept {
@@ -64,9 +62,7 @@ class Sealing {
     const Index least = length - config_.rollback_tokens;
     if (config_.side == Side::values)
       return std::max<Index>(0, counts.sealed - std::max(counts.sinks, least - 1 - config_.residual_length));
-    Index boundary = counts.sealed;
-    while (boundary > counts.sinks && boundary >= least) boundary = run_before(counts, boundary);
-    return counts.sealed - boundary;
+    return counts.sealed - boundary_before(counts, least);
   }
   /// Greatest tokens_to_keep.
   Index most_kept() const noexcept {
@@ -97,9 +93,10 @@ class Sealing {
   static Index sinks_before_first_run(const SideCounts& counts) noexcept {
     return counts.sealed == counts.sinks ? counts.sinks : 0;
   }
-  /// Where the run of R keys that ends at `boundary` begins: the first one begins behind the sinks.
-  Index run_before(const SideCounts& counts, Index boundary) const noexcept {
-    return std::max(counts.sinks, boundary - config_.residual_length);
+  /// The last end of a run of R sealed keys before token `token`; the first one begins behind the sinks.
+  Index boundary_before(const SideCounts& counts, Index token) const noexcept {
+    const Index r = config_.residual_length, runs = counts.sealed < token ? 0 : (counts.sealed - token) / r + 1;
+    return std::max(counts.sinks, counts.sealed - runs * r);
   }
 
   const SideConfig& config_;

@@ -31,6 +31,12 @@ struct Layer {
   SideStore keys;
   SideStore values;
   Index removed = 0;  ///< end of the removed tokens
+
+  /// Gives back what is stored of removed tokens: pages of those that were in the window come later.
+  void drop_removed() noexcept {
+    keys.remove_front(removed);
+    values.remove_front(removed);
+  }
 };
 
 /// The calls of a sequence that KVCache has use working memory of the cache's own, which its forks share: they take
@@ -38,6 +44,7 @@ struct Layer {
 /// written to on different threads. A cache that is written to is used by one thread.
 class SequenceCache : public KVCache {
  public:
+  const SequenceCache* sequence() const noexcept final { return this; }
   const CacheShape& shape() const noexcept final { return shape_; }
   Isa isa() const noexcept { return kernels_->isa; }
 
@@ -77,6 +84,7 @@ class SequenceCache : public KVCache {
     to.values.append(*kernels_, values);
     to.keys.note_greatest(key_magnitude);
     to.values.note_greatest(value_magnitude);
+    to.drop_removed();
     return {};
   }
 
@@ -151,6 +159,7 @@ class SequenceCache : public KVCache {
     for (Layer& layer : layers_) {
       layer.keys.seal(*kernels_, workspace.scratch(0).kernel());
       layer.values.seal(*kernels_, workspace.scratch(0).kernel());
+      layer.drop_removed();
     }
     return {};
   }
@@ -187,8 +196,7 @@ class SequenceCache : public KVCache {
     Layer& from = layers_[layer];
     if (end <= std::max(sinks_, from.removed)) return {};
     from.removed = end;
-    from.keys.remove_front(end);
-    from.values.remove_front(end);
+    from.drop_removed();
     return {};
   }
   TokenRange removed(Index layer) const noexcept final {
@@ -207,7 +215,7 @@ class SequenceCache : public KVCache {
 
   CacheBytes bytes() const noexcept final {
     CacheBytes bytes;
-    bytes.scratch = workspace_.bytes();
+    bytes.scratch = own_workspace_ ? workspace_.bytes() : 0;
     bytes.tables = layers_.bytes();
     for (const Layer& layer : layers_) {
       bytes.keys += layer.keys.pages().own_bytes();
@@ -275,17 +283,17 @@ class SequenceCache : public KVCache {
     forced_ = kernels::forced_isa() != nullptr;
     if (!layers_.reserve(shape.layers, allocator_)) return no_memory("create");
     for (Index i = 0; i < shape.layers; ++i) {
-      const Result<SideConfig> keys = side_config(kind(i, Side::keys), i, Side::keys, shape, options);
-      const Result<SideConfig> values = side_config(kind(i, Side::values), i, Side::values, shape, options);
-      if (!keys.ok() || !values.ok()) return keys.ok() ? values.status() : keys.status();
-      sinks_ = keys->sink_length;
-      layers_.push(Layer{SideStore(*keys), SideStore(*values)});
+      const Result<LayerConfig> config = layer_config(kind(i, Side::keys), kind(i, Side::values), i, shape, options);
+      if (!config.ok()) return config.status();
+      sinks_ = config->keys.sink_length;
+      layers_.push(Layer{SideStore(config->keys), SideStore(config->values)});
     }
     return initialize_workspace(options);
   }
   Status initialize_workspace(const CacheOptions& options) noexcept {
+    own_workspace_ = options.workspace.threads() == 0;
     workspace_ = options.workspace;
-    if (workspace_.threads() > 0) return {};
+    if (!own_workspace_) return {};
     Result<Workspace> workspace = Workspace::create(shape_, options.threads, allocator_);
     if (!workspace.ok()) return workspace.status();
     workspace_ = std::move(*workspace);
@@ -300,18 +308,18 @@ class SequenceCache : public KVCache {
     if (Status status = check_options(options, shape); !status.ok()) return status;
     if (Status status = check_growth(growth); !status.ok()) return status;
     Array<LayerGrowth> layers;
-    if (!layers.reserve(shape.layers, Allocator())) return no_memory("bytes_required");
+    if (!layers.reserve(shape.layers, options.allocator)) return no_memory("bytes_required");
     for (Index i = 0; i < shape.layers; ++i) {
-      const Result<SideConfig> keys = side_config(kind(i, Side::keys), i, Side::keys, shape, options);
-      const Result<SideConfig> values = side_config(kind(i, Side::values), i, Side::values, shape, options);
-      if (!keys.ok() || !values.ok()) return keys.ok() ? values.status() : keys.status();
-      layers.push(LayerGrowth{{*keys, growth.type}, {*values, growth.type}});
+      const Result<LayerConfig> config = layer_config(kind(i, Side::keys), kind(i, Side::values), i, shape, options);
+      if (!config.ok()) return config.status();
+      layers.push(LayerGrowth{{config->keys, growth.type}, {config->values, growth.type}});
     }
     ByteMeter meter;
     meter.take(shape.layers * Index(sizeof(Layer)));
     if (options.workspace.threads() == 0) meter.take(Workspace::bytes_for(shape, options.threads));
     grow(layers, growth, meter);
-    return meter.most();
+    if (meter.most() <= ByteMeter::limit) return meter.most();
+    return Status::error(ErrorCode::out_of_range, "growth: takes more than 2^62 bytes");
   }
 
   /// Becomes a fork of another cache.
@@ -328,6 +336,7 @@ class SequenceCache : public KVCache {
         return no_memory("fork");
     }
     workspace_ = from.workspace_;
+    own_workspace_ = from.own_workspace_;
     sinks_ = from.sinks_;
     typed_ = from.typed_;
     key_type_ = from.key_type_;
@@ -392,9 +401,10 @@ class SequenceCache : public KVCache {
     return status;
   }
   template <class Policy>
-  Index requantize_bytes(const TokenRange& tokens, const Policy& policy) noexcept {
+  Index requantize_bytes(const TokenRange& tokens, const Policy& policy) const noexcept {
     Index bytes = 0;
-    each_requantization(tokens, policy, [&](Index, SideStore&, const Requantization& work) { bytes += work.bytes(); });
+    const_cast<SequenceCache*>(this)->each_requantization(  // here it counts alone
+        tokens, policy, [&](Index, SideStore&, const Requantization& work) { bytes += work.bytes(); });
     return bytes;
   }
 
@@ -525,10 +535,15 @@ class SequenceCache : public KVCache {
   bool forced_ = false;  ///< by ASYMKV_FORCE_ISA
   Array<Layer> layers_;
   Workspace workspace_;
-  Index sinks_ = 0;  ///< of a policy
+  bool own_workspace_ = true;  ///< or that of options
+  Index sinks_ = 0;            ///< of a policy
   bool typed_ = false;
   ScalarType key_type_ = ScalarType::f32, value_type_ = ScalarType::f32;
 };
 
 }  // namespace detail
+
+/// What every cache of this library is (KVCache::sequence).
+using SequenceCache = detail::SequenceCache;
+
 ASYMKV_NAMESPACE_END

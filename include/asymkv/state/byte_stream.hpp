@@ -1,5 +1,5 @@
 // byte_stream.hpp: where saved state goes to and comes from: a file, a socket, memory. Functions of the caller, as
-// Allocator's are; MemorySource and CountingSink are the two that need no caller. Used by what writes and reads state.
+// Allocator's are; MemorySource is one that needs no caller. Used by what writes and reads state.
 #pragma once
 
 #include "asymkv/scalar.hpp"
@@ -47,23 +47,6 @@ class MemorySource {
 
   const unsigned char* next_;
   Index remaining_;
-};
-
-/// Counts bytes and drops them: how much room a state needs, before it is written.
-class CountingSink {
- public:
-  /// Holds as long as this stays where it is.
-  ByteSink sink() noexcept {
-    return {[](void* self, const void*, Index bytes) {
-              static_cast<CountingSink*>(self)->bytes_ += bytes;
-              return true;
-            },
-            this};
-  }
-  Index bytes() const noexcept { return bytes_; }
-
- private:
-  Index bytes_ = 0;
 };
 
 ASYMKV_NAMESPACE_END
