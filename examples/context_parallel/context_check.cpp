@@ -140,8 +140,8 @@ void ContextCheck::append_until(Index tokens) {
 
 double ContextCheck::rounding(const ExactHead& head, Index tokens) const {
   const double packed = packed_rounding(policy_);
-  // sums of so many terms, one after the other; the sums of a packed page are added at once
-  const double terms = double(packed == 0.0 ? tokens : tokens / Split::block);
+  // sums of so many terms, one after the other: a page's tokens, or as many in full precision, and then the pages
+  const double terms = double(Split::block + tokens / Split::block);
   // in float: scores and weights, as the library's tests bound them, and sums
   const double in_float = 0x1p-20 * (1.0 + head.score_magnitude()) + 0x1p-24 * terms;
   return head.value_magnitude() * (packed + in_float);
