@@ -592,7 +592,7 @@ TEST(State, AnotherShapePolicyOrOptionIsNamed) {
   const Bytes half = saved(*DenseKVCache<Eigen::half>::create(kState));
   const Status status = load_dense<Eigen::bfloat16>(half).status();
   EXPECT_EQ(status.code(), ErrorCode::invalid_argument);
-  EXPECT_STREQ(status.message(), "T: stores keys of layer 0 as bf16, but the state's as f16");
+  EXPECT_STREQ(status.message(), "element type: stores keys of layer 0 as bf16, but the state's as f16");
   EXPECT_EQ(load(bytes, "k2v2@1", state_options(63, 5)).status().code(), ErrorCode::invalid_argument) << "as create";
 }
 

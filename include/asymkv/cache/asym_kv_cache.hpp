@@ -70,7 +70,8 @@ class AsymKVCache final : public detail::SequenceCache {
   /// smaller, in the formats of `policy` (of which the sinks and sides of 16 and 32 bits do not matter). From what the
   /// page reads back as, so its error adds to the one that was there; the same for every instruction set. Pages that no
   /// fork shares are rewritten in place and move to a smaller block; where there is none, the end of theirs goes back
-  /// if the allocator can shrink it. Others are copied, which takes requantize_bytes(first, last, policy) of fresh
+  /// if the allocator can shrink it (without Allocator::shrink there must be one for each side's first page, or nothing
+  /// is done). Others are copied, which takes requantize_bytes(first, last, policy) of fresh
   /// memory. Later tokens are sealed as before. Errors: invalid_argument (layers), out_of_range, unsupported (mixed
   /// widths for key_dim above 256; more than 4 formats in a side's pages), overflow (magnitudes beyond what the format
   /// holds), out_of_memory; then nothing is changed.

@@ -32,8 +32,8 @@ class BatchAttention {
 
   Status check(const AttentionSlice& slice) const noexcept {
     if (batch_.count < 0 || (batch_.entries == nullptr && batch_.count > 0))
-      return Status::error(ErrorCode::invalid_argument, "batch: %lld entries at %s; use 0 or more",
-                           number(batch_.count), batch_.entries == nullptr ? "null" : "an address");
+      return Status::error(ErrorCode::invalid_argument, "batch: %lld entries, which are %s", number(batch_.count),
+                           batch_.count < 0 ? "less than none" : "null");
     if (workspace_.threads() == 0)
       return Status::error(ErrorCode::invalid_argument, "workspace: is empty; create one for the caches' shape");
     if (Status status = check_slice(slice, workspace_.threads()); !status.ok()) return status;

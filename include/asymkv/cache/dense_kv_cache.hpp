@@ -27,7 +27,7 @@ class DenseKVCache final : public detail::SequenceCache {
                                    const CacheOptions& options = {}) noexcept {
     Result<DenseKVCache> cache = create(shape, options);
     if (!cache.ok()) return cache;
-    if (Status status = cache->restore(source, "T"); !status.ok()) return status;
+    if (Status status = cache->restore(source, "element type"); !status.ok()) return status;
     return cache;
   }
 

@@ -34,6 +34,8 @@ inline Status check_shape(const CacheShape& s) noexcept {
 
 inline Status check_layer(Index layer, Index layers) noexcept {
   if (layer >= 0 && layer < layers) return {};
+  if (layers == 0)
+    return Status::error(ErrorCode::out_of_range, "layer: the cache has none, since it was moved from; assign to it");
   return Status::error(ErrorCode::out_of_range, "layer: is %lld; the number of layers is %lld, the first is 0",
                        number(layer), number(layers));
 }

@@ -47,6 +47,7 @@ class PoolArena {
   PoolArena& operator=(const PoolArena&) = delete;
 
   unsigned char* memory() const noexcept { return memory_; }
+  Index granules() const noexcept { return granules_; }
   bool contains(const void* block) const noexcept {
     const auto address = reinterpret_cast<std::uintptr_t>(block), first = reinterpret_cast<std::uintptr_t>(memory_);
     return address >= first && address - first < std::uintptr_t(granules_ * pool_granule);
@@ -214,6 +215,9 @@ class PoolState {
     return true;
   }
 
+  /// Whether there are blocks that shrink.
+  bool can_shrink() const noexcept { return arena_.granules() > 0 || allocator_.shrink != nullptr; }
+
   /// The pool, or a block, is gone. Not under the lock, which goes with the last of them.
   void release() noexcept {
     if (references_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
@@ -317,9 +321,10 @@ class PagePool {
     allocator.deallocate = [](void* state, void* block, std::size_t bytes) {
       static_cast<detail::PoolState*>(state)->deallocate(block, bytes);
     };
-    allocator.shrink = [](void* state, void* block, std::size_t bytes, std::size_t fewer) {
-      return static_cast<detail::PoolState*>(state)->shrink(block, bytes, fewer);
-    };
+    if (state_ != nullptr && state_->can_shrink())
+      allocator.shrink = [](void* state, void* block, std::size_t bytes, std::size_t fewer) {
+        return static_cast<detail::PoolState*>(state)->shrink(block, bytes, fewer);
+      };
     return allocator;
   }
 

@@ -250,6 +250,7 @@ class PageTable {
   Index used_ = 0;
   SharedBuffer next_open_;           ///< memory for a copy of the open page
   Array<SharedBuffer> next_copies_;  ///< memory for copies of pages that are requantized
+  SharedBuffer spare_;               ///< holds a smaller page's place until they move
 };
 
 ASYMKV_NAMESPACE_END

@@ -27,7 +27,8 @@ class Requantization {
     return copies() * (SharedBuffer::header_bytes + page_bytes() + Index(sizeof(SharedBuffer)));
   }
 
-  /// Gets the memory; false if there is none. cancel() gives it back.
+  /// Gets the memory; false if there is none. Where no block can shrink, a smaller one must be there for the first page
+  /// to move to: else bits would be lost for nothing. cancel() gives all back.
   [[nodiscard]] bool prepare(const Allocator& allocator) noexcept {
     const Index count = copies();
     if (!pages_.next_copies_.reserve(count, allocator)) return false;
@@ -36,9 +37,12 @@ class Requantization {
       if (!copy.allocate(page_bytes(), allocator)) return false;
       pages_.next_copies_.push(std::move(copy));
     }
-    return true;
+    return allocator.shrink != nullptr || !moves_any() || pages_.spare_.allocate(page_bytes(), allocator);
   }
-  void cancel() noexcept { pages_.next_copies_.reset(); }
+  void cancel() noexcept {
+    pages_.next_copies_.reset();
+    pages_.spare_ = SharedBuffer();
+  }
 
   /// Requires has_room() and prepare(). What pages read back as may lie beyond what the format holds by its rounding,
   /// and is clamped.
@@ -57,6 +61,12 @@ class Requantization {
     const bool complete = page + 1 < pages_.size() || !pages_.is_open();
     return complete && first_token(p) >= tokens_.begin && p.end() <= tokens_.end &&
            format_.panel_bytes < pages_.format(page).panel_bytes;
+  }
+  /// Whether a page is rewritten in place, and moves then.
+  bool moves_any() const noexcept {
+    Index page = 0;
+    while (page < pages_.size() && (pages_[page].memory.shared() || !concerns(page))) ++page;
+    return page < pages_.size();
   }
   Index copies() const noexcept {
     Index count = 0;

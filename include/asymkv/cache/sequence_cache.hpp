@@ -178,8 +178,10 @@ class SequenceCache : public KVCache {
     for (const Layer& layer : layers_)
       if (tokens > sinks_ && tokens < layer.removed)
         return Status::error(ErrorCode::out_of_range,
-                             "tokens: cannot trim to %lld, tokens %lld..%lld are removed; use more, or up to %lld",
-                             number(tokens), number(sinks_), number(layer.removed - 1), number(sinks_));
+                             "tokens: cannot trim to %lld, tokens %lld..%lld are removed; use %lld or more, or %lld or "
+                             "less",
+                             number(tokens), number(sinks_), number(layer.removed - 1), number(layer.removed),
+                             number(sinks_));
     for (Layer& layer : layers_) {
       layer.keys.trim(tokens);
       layer.values.trim(tokens);
@@ -389,8 +391,9 @@ class SequenceCache : public KVCache {
     if (!status.ok()) return status;
     each_requantization(tokens, policy, [&](Index layer, SideStore&, Requantization& work) {
       if (status.ok() && !work.prepare(allocator_))
-        status = Status::error(ErrorCode::out_of_memory,
-                               "requantize: no memory for copies of shared pages of layer %lld", number(layer));
+        status = Status::error(
+            ErrorCode::out_of_memory,
+            "requantize: no memory for copies of shared pages of layer %lld, or for a page to move to", number(layer));
     });
     each_requantization(tokens, policy, [&](Index, SideStore&, Requantization& work) {
       if (status.ok())
@@ -430,9 +433,9 @@ class SequenceCache : public KVCache {
 
   Status check_workspace(const Workspace& workspace) const noexcept {
     if (shape_.layers == 0 || workspace.fits(shape_)) return {};
-    return Status::error(ErrorCode::invalid_argument,
-                         "workspace: must be made for key_dim %lld and value_dim %lld, and not be moved from",
-                         number(shape_.key_dim), number(shape_.value_dim));
+    return Status::error(
+        ErrorCode::invalid_argument, "workspace: %s; it must be made for key_dim %lld and value_dim %lld",
+        workspace.threads() == 0 ? "is empty" : "is for other dims", number(shape_.key_dim), number(shape_.value_dim));
   }
 
   template <class Policy, class Function>

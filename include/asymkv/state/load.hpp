@@ -57,7 +57,8 @@ inline Status load_header(StateReader& reader, StateHeader& header) noexcept {
   if (Status status = reader.read(record.bytes, StateHeader::size); !status.ok()) return status;
   header = StateHeader::decode(record);
   if (std::memcmp(record.bytes, StateHeader::magic, sizeof StateHeader::magic) != 0)
-    return Status::error(ErrorCode::corrupt_state, "state: its first 8 bytes are not those of saved state");
+    return Status::error(ErrorCode::corrupt_state,
+                         "state: its first 8 bytes are not those of saved state; is the source at its beginning?");
   if (header.version > state_version)
     return Status::error(ErrorCode::unsupported,
                          "state: is of format version %lld, this library reads up to %lld; use a newer one",
